@@ -1,0 +1,68 @@
+/**
+ * What the chat's channels and its socket do.
+ */
+import { Context, Effect, Schema } from "effect"
+import { Socket, Token } from "effect-channels"
+import { Chat, type User } from "./Chat.ts"
+import { CurrentUser, type Message, Notifications, Room, UserSocket } from "./contract.ts"
+
+/** Tokens for the socket and tokens for anything else are kept apart by their salt. */
+export const salt = "user socket"
+
+const AfterJoin = Symbol("AfterJoin")
+
+export const RoomLive = Room.toLayer(Effect.gen(function*() {
+  const chat = yield* Chat
+  return Effect.fnUntraced(function*(room) {
+    const user = yield* CurrentUser
+    const roomId = room.topic.slice("room:".length)
+    if (!(yield* chat.isMember(roomId, user.id))) return yield* Effect.fail({ reason: "unauthorized" } as const)
+    // Nothing can be pushed before the join is done: the channel sends itself a message.
+    yield* room.send(AfterJoin)
+    return {
+      handleInfo: () => Effect.flatMap(chat.recent(roomId), (messages) => room.push("messages:history", { messages })),
+      handleIn: {
+        "message:new": Effect.fnUntraced(function*({ body }) {
+          if (body === "/crash") return yield* Effect.die(new Error(`${user.name} asked for a crash`))
+          const message = yield* chat.say(roomId, user, body)
+          yield* room.broadcast("message:new", message)
+          yield* notifyMentioned(message, yield* chat.members(roomId))
+          return { id: message.id }
+        }),
+        "typing:start": () => room.broadcastFrom("typing:start", { user_id: user.id, user_name: user.name })
+      }
+    }
+  })
+}))
+
+const notifyMentioned = (message: Message, members: ReadonlyArray<User>) =>
+  Effect.forEach(
+    members.filter((member) =>
+      member.id !== message.user_id && message.body.toLowerCase().includes(`@${member.name.toLowerCase()}`)
+    ),
+    (member) =>
+      Notifications.broadcast(`notifications:${member.id}`, "notification", {
+        room_id: message.room_id,
+        from: message.user_name,
+        body: message.body
+      }),
+    { discard: true }
+  ).pipe(Effect.ignore)
+
+export const NotificationsLive = Notifications.toLayer(Effect.succeed(Effect.fnUntraced(function*(notifications) {
+  const user = yield* CurrentUser
+  if (notifications.topic !== `notifications:${user.id}`) return yield* Effect.fail({ reason: "unauthorized" } as const)
+})))
+
+export const UserSocketLive = UserSocket.toLayer(Effect.gen(function*() {
+  const tokens = yield* Token.Token
+  const chat = yield* Chat
+  return Effect.fnUntraced(function*({ params }) {
+    const userId = yield* tokens.verify(salt, params["token"], { maxAge: "1 day", schema: Schema.String }).pipe(
+      Effect.mapError((error) => Socket.refuse(error.reason))
+    )
+    const user = yield* chat.user(userId)
+    if (user === undefined) return yield* Socket.refuse("no such user")
+    return Socket.accept({ id: `user_socket:${user.id}`, assigns: Context.make(CurrentUser, user) })
+  })
+}))

@@ -1,0 +1,120 @@
+/**
+ * The chat's own routes, on the same port as its socket: the page, log-in, rooms, and two things that are done to channels
+ * from outside of any channel.
+ */
+import { Config, Effect, Layer, Redacted, Schema } from "effect"
+import { Endpoint, Token } from "effect-channels"
+import { HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
+import { dirname } from "node:path"
+import { fileURLToPath } from "node:url"
+import { salt } from "./channels.ts"
+import { Chat } from "./Chat.ts"
+import { Room } from "./contract.ts"
+
+/** Who may speak to everybody and throw people out: whoever knows `ADMIN_TOKEN`. Without one, nobody. */
+const adminToken = Config.option(Config.Redacted("ADMIN_TOKEN"))
+
+const bearer = Effect.map(HttpServerRequest.HttpServerRequest, ({ headers }) => {
+  const [scheme, token] = headers["authorization"]?.split(" ") ?? []
+  return scheme?.toLowerCase() === "bearer" ? token : undefined
+})
+
+const answer = (body: unknown, status = 200) => HttpServerResponse.jsonUnsafe(body, { status })
+const nothing = HttpServerResponse.empty({ status: 204 })
+const unauthorized = answer({ error: "unauthorized" }, 401)
+const notFound = answer({ error: "not found" }, 404)
+const badRequest = answer({ error: "bad request" }, 400)
+
+const jsonBody = <S extends Schema.Constraint & { readonly DecodingServices: never }>(schema: S) =>
+  HttpServerRequest.schemaBodyJson(Schema.toCodecJson(schema))
+
+const LogIn = HttpRouter.use(Effect.fnUntraced(function*(router) {
+  const chat = yield* Chat
+  const tokens = yield* Token.Token
+  yield* router.add(
+    "POST",
+    "/login",
+    Effect.gen(function*() {
+      const { name } = yield* jsonBody(Schema.Struct({ name: Schema.String }))
+      const user = yield* chat.logIn(name)
+      return answer({ token: yield* tokens.sign(salt, user.id), user })
+    }).pipe(
+      Effect.catchTag(["SchemaError", "HttpServerError"], () => Effect.succeed(badRequest)),
+      Effect.catch((invalid) => Effect.succeed(answer(invalid, 422)))
+    )
+  )
+}))
+
+const Rooms = HttpRouter.use(Effect.fnUntraced(function*(router) {
+  const chat = yield* Chat
+  const tokens = yield* Token.Token
+  const currentUserId = Effect.flatMap(
+    bearer,
+    (token) => tokens.verify(salt, token, { maxAge: "1 day", schema: Schema.String })
+  )
+  yield* router.add(
+    "GET",
+    "/rooms",
+    currentUserId.pipe(
+      Effect.flatMap(chat.user),
+      Effect.flatMap((user) =>
+        user === undefined
+          ? Effect.succeed(unauthorized)
+          : Effect.map(chat.rooms(user.id), (rooms) => answer({ rooms }))
+      ),
+      Effect.catchTag("TokenError", () => Effect.succeed(unauthorized))
+    )
+  )
+  yield* router.add(
+    "POST",
+    "/rooms/:id/members",
+    Effect.gen(function*() {
+      const { id = "" } = yield* HttpRouter.params
+      const user = yield* chat.user(yield* currentUserId)
+      if (user === undefined) return unauthorized
+      return (yield* chat.join(id, user.id)) ? nothing : notFound
+    }).pipe(Effect.catchTag("TokenError", () => Effect.succeed(unauthorized)))
+  )
+}))
+
+const Admin = HttpRouter.use(Effect.fnUntraced(function*(router) {
+  const expected = yield* adminToken
+  const isAdmin = Effect.map(
+    bearer,
+    (token) => expected._tag === "Some" && token !== undefined && token === Redacted.value(expected.value)
+  )
+  yield* router.add(
+    "POST",
+    "/rooms/:id/notice",
+    Effect.gen(function*() {
+      if (!(yield* isAdmin)) return unauthorized
+      const { id = "" } = yield* HttpRouter.params
+      const { body } = yield* jsonBody(Schema.Struct({ body: Schema.NonEmptyString }))
+      yield* Room.broadcast(`room:${id}`, "system:notice", { body })
+      return nothing
+    }).pipe(
+      Effect.catchTag(["SchemaError", "HttpServerError"], () => Effect.succeed(badRequest))
+    )
+  )
+  yield* router.add(
+    "POST",
+    "/users/:id/disconnect",
+    Effect.gen(function*() {
+      if (!(yield* isAdmin)) return unauthorized
+      const { id = "" } = yield* HttpRouter.params
+      yield* Endpoint.disconnect(`user_socket:${id}`)
+      return nothing
+    })
+  )
+}))
+
+/** The folder of a file that is named as an import would name it. */
+const folderOf = (specifier: string) => dirname(fileURLToPath(import.meta.resolve(specifier)))
+
+const Page = Layer.mergeAll(
+  HttpStaticServer.layer({ root: folderOf("./public/index.html"), cacheControl: "no-cache" }),
+  // phoenix.js comes as it is in its npm package.
+  HttpStaticServer.layer({ root: folderOf("phoenix"), prefix: "/vendor", cacheControl: "no-cache" })
+)
+
+export const Http = Layer.mergeAll(Page, LogIn, Rooms, Admin)

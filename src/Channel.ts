@@ -1,0 +1,368 @@
+/**
+ * Channels: what clients join, and the process that serves each of them.
+ *
+ * Describe a channel with {@link make}, where you like as a contract that server, tests and browser share; say what it
+ * does with `toLayer`; mount it with a `Socket`. Every client that joins a topic gets a process of its own: it handles one
+ * message at a time, its state is plain variables, and when it crashes only that client's channel is gone (and joined
+ * again by phoenix.js).
+ *
+ * The model is Phoenix.Channel (https://hexdocs.pm/phoenix/Phoenix.Channel.html).
+ */
+import { Context, Duration, Effect, Layer, type Schema, type Scope } from "effect"
+import * as internal from "./internal/channel.ts"
+import { erase } from "./internal/erase.ts"
+import { Bytes as bytes, compile, type PureSchema, type Schemas } from "./internal/contract.ts"
+import * as Message from "./Message.ts"
+import * as Process from "./Process.ts"
+import * as PubSub from "./PubSub.ts"
+
+// --- contracts --------------------------------------------------------------------------------------------------------
+
+/**
+ * An event that clients send. With `success` or `error` it is answered; without, it is not (an invalid payload always is).
+ *
+ * Schemas need no services. Values travel as JSON: a `Schema.Date` as a string, and so on; only {@link Bytes} travels as a
+ * binary frame.
+ */
+export interface Incoming {
+  /** Default: not looked at, `unknown`. */
+  readonly payload?: PureSchema | undefined
+  /** The payload of an `ok` reply; `Schema.Void` replies `{}`. */
+  readonly success?: PureSchema | undefined
+  /** The payload of an `error` reply: what the handler's Effect fails with. */
+  readonly error?: PureSchema | undefined
+}
+
+/** What clients and a channel say to each other, and what the channel needs to know of its connection. */
+export interface Contract extends Schemas {
+  /** Services that the socket's `connect` supplies (Phoenix's assigns): one key, or several. */
+  readonly assigns?: AnyKey | ReadonlyArray<AnyKey> | undefined
+  /** The join: payload, reply, refusal. */
+  readonly join?: Incoming | undefined
+  /** Events from clients. */
+  readonly incoming?: Readonly<Record<string, Incoming>> | undefined
+  /** Events to clients, each with its payload. V2 clients need an object or {@link Bytes}. */
+  readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
+  /** Outgoing events that pass through `handleOut` of every member instead of going straight to the clients. */
+  readonly intercept?: ReadonlyArray<string> | undefined
+}
+
+type AnyKey = Context.Key<unknown, unknown>
+
+/** Stands for the contract of a channel that has none: any event, any payload, as in Phoenix. */
+export interface Untyped {
+  readonly untyped: true
+}
+
+/** The schema of raw bytes: the payload of a binary frame, a `Uint8Array`. */
+export const Bytes: Schema.Uint8Array = bytes
+
+type TypeOf<S, Otherwise> = S extends Schema.Constraint ? S["Type"] : Otherwise
+type PayloadOf<E> = E extends { readonly payload: infer S } ? TypeOf<S, unknown> : unknown
+type SuccessOf<E> = E extends { readonly success: infer S } ? TypeOf<S, void> : void
+type ErrorOf<E> = E extends { readonly error: infer S } ? TypeOf<S, never> : never
+type Field<C, K extends string> = C extends { readonly [k in K]: infer V } ? V : {}
+type Key<A> = A extends Context.Key<infer I, infer _S> ? I : never
+type Intercepted<C> = C extends { readonly intercept: ReadonlyArray<infer K> } ? K : never
+
+/** What the `connect` of a socket has to supply for a channel. */
+export type Assigns<C> = C extends { readonly assigns: infer A } ? A extends ReadonlyArray<infer K> ? Key<K> : Key<A>
+  : never
+
+/** The names of the events that a channel sends. */
+export type OutgoingEvent<C> = C extends Untyped ? string : keyof Field<C, "outgoing"> & string
+
+/** The payload of an event that a channel sends. */
+export type OutgoingPayload<C, K> = C extends Untyped ? unknown : TypeOf<Field<Field<C, "outgoing">, K & string>, unknown>
+
+type JoinPayload<C> = C extends Untyped ? unknown : PayloadOf<Field<C, "join">>
+type JoinError<C> = C extends Untyped ? unknown : ErrorOf<Field<C, "join">>
+
+// --- inside a channel -------------------------------------------------------------------------------------------------
+
+/**
+ * The channel, as its own code sees it (what `socket` is in Phoenix).
+ *
+ * `push`, `broadcast` and `broadcastFrom` may be used once the join is done; before, do `send` and use them in
+ * `handleInfo`. A payload that cannot be encoded crashes the channel.
+ */
+export interface Self<C = Untyped> {
+  /** The topic that was joined, such as `room:123`. */
+  readonly topic: string
+  /** The process of this channel; others may send to it, and `handleInfo` gets it. */
+  readonly pid: Process.Pid<unknown>
+  /** The id that `connect` gave the socket. */
+  readonly socketId: string | undefined
+  /** False while the join runs. */
+  readonly joined: boolean
+  /** To this client. */
+  readonly push: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  /** To everybody on the topic, on every node, this client included. */
+  readonly broadcast: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  /** To everybody on the topic but this client. */
+  readonly broadcastFrom: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  /** To this process itself: `handleInfo` gets it after what is in the mailbox already. */
+  readonly send: (message: unknown) => Effect.Effect<void>
+  /** As `send`, once `delay` has passed. */
+  readonly sendAfter: (message: unknown, delay: Duration.Input) => Effect.Effect<Process.TimerRef>
+  /**
+   * Where the reply to the message in hand goes, to {@link reply} later and from anywhere; return {@link noReply} then.
+   * Dies outside of `handleIn` and for a message without a ref.
+   */
+  readonly ref: Effect.Effect<SocketRef>
+  /**
+   * Ends the channel once the message in hand is handled (and answered). The client gets `phx_close`; with a `Crash` as
+   * the reason it gets `phx_error` and joins again. Default `Process.normal`.
+   */
+  readonly stop: (reason?: Process.ExitReason) => Effect.Effect<void>
+  /** Subscribes to one more topic: its broadcasts come to `handleInfo` as `Message.Broadcast`. */
+  readonly subscribe: (topic: string) => Effect.Effect<void>
+  readonly unsubscribe: (topic: string) => Effect.Effect<void>
+}
+
+/** Where a reply goes; made by `ref` of {@link Self}, good for any number of replies, also after the channel has ended. */
+export type SocketRef = internal.SocketRef
+
+/**
+ * Replies to a message that was not answered by the return value of its handler.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Channel } from "effect-channels"
+ *
+ * const Slow = Channel.make("slow:*")
+ * const SlowLive = Slow.toLayer(Effect.succeed((channel) =>
+ *   Effect.succeed({
+ *     handleIn: () =>
+ *       Effect.gen(function*() {
+ *         const ref = yield* channel.ref
+ *         yield* Effect.sleep("1 second").pipe(Effect.andThen(Channel.reply(ref, "ok", { done: true })), Effect.forkDetach)
+ *         return Channel.noReply
+ *       })
+ *   })
+ * ))
+ * ```
+ *
+ * @param status - `"ok"`, `"error"`, or a word of your own
+ * @param payload - JSON, or a `Uint8Array`; default `{}`
+ */
+export const reply: (ref: SocketRef, status: string, payload?: unknown) => Effect.Effect<void> = internal.reply
+
+/** Returned by `handleIn` when it does not answer, or answers later by {@link reply}. */
+export const noReply: typeof internal.noReply = internal.noReply
+/** The type of {@link noReply}. */
+export type NoReply = typeof noReply
+
+/** An answer that an untyped `handleIn` returns. */
+export type Answer = internal.Answer
+
+/** Answers `ok`; for channels without a contract. */
+export const ok = (payload: unknown = {}): Answer => new internal.Answer("ok", payload)
+
+/** Answers `error`; for channels without a contract. To fail the Effect with the payload does the same. */
+export const error = (payload: unknown = {}): Answer => new internal.Answer("error", payload)
+
+/** Answers with a status of your own; for channels without a contract. */
+export const answer = (status: string, payload: unknown = {}): Answer => new internal.Answer(status, payload)
+
+/**
+ * A channel was used where it cannot be (always a defect): `NOT_JOINED`, `NO_REF`, or `INVALID_PAYLOAD` when a value of the
+ * application does not fit the contract.
+ */
+export const ChannelError = internal.ChannelError
+/** The type of {@link ChannelError}. */
+export type ChannelError = internal.ChannelError
+
+/** Handles an event by its name, for channels and events without a contract. */
+type HandleAny<R> = (event: string, payload: unknown) => Effect.Effect<Answer | NoReply | void, unknown, R>
+
+interface CommonHandlers<out R> {
+  /** What the channel sent itself, what others sent to its `pid`, what came to topics it subscribed to. */
+  readonly handleInfo?: ((message: unknown) => Effect.Effect<unknown, never, R>) | undefined
+  /** Runs last, with the reason, on every ending but `Killed`; within `shutdown` (5 seconds). */
+  readonly terminate?: ((reason: Process.ExitReason) => Effect.Effect<unknown, never, R>) | undefined
+}
+
+/**
+ * What a successful join returns: what the channel does from then on.
+ *
+ * - `handleIn`: an event of the client. By contract: one function for each incoming event; it returns what `success`
+ *   says and fails with what `error` says. Without: `(event, payload) => Answer`.
+ * - `handleUndeclared`: events that the contract does not know; without it they are answered `unmatched event`.
+ * - `handleOut`: broadcasts of the intercepted events, to push them changed, or not at all.
+ * - `handleInfo`, `terminate`: see there.
+ * - `reply`: the payload of the join reply; default `{}`.
+ */
+export type Handlers<C, R> = C extends Untyped ? CommonHandlers<R> & {
+    readonly reply?: unknown
+    readonly handleIn?: HandleAny<R> | undefined
+    readonly handleOut?: ((event: string, payload: unknown) => Effect.Effect<unknown, never, R>) | undefined
+  }
+  :
+    & CommonHandlers<R>
+    & { readonly handleUndeclared?: HandleAny<R> | undefined }
+    & (keyof Field<C, "incoming"> extends never ? {} : {
+      readonly handleIn: {
+        readonly [K in keyof Field<C, "incoming">]: (
+          payload: PayloadOf<Field<C, "incoming">[K]>
+        ) => Effect.Effect<
+          SuccessOf<Field<C, "incoming">[K]> | NoReply,
+          ErrorOf<Field<C, "incoming">[K]>,
+          R
+        >
+      }
+    })
+    & ([Intercepted<C>] extends [never] ? {} : {
+      readonly handleOut: {
+        readonly [K in Intercepted<C> & string]: (
+          payload: OutgoingPayload<C, K>
+        ) => Effect.Effect<unknown, never, R>
+      }
+    })
+    & (Field<C, "join"> extends { readonly success: infer S } ? { readonly reply: TypeOf<S, unknown> } : {})
+
+/** A handler with a name that nobody calls is a mistake: its type is never. */
+type NothingElse<C, H> = H extends object ?
+    & { readonly [K in Exclude<keyof H, keyof Handlers<C, unknown>>]: never }
+    & (C extends Untyped ? unknown : H extends { readonly handleIn: infer I }
+      ? { readonly handleIn: { readonly [K in Exclude<keyof I, keyof Field<C, "incoming">>]: never } }
+      : unknown)
+  : unknown
+
+/** The services that the handlers of a channel use. */
+type ServicesOf<H> = H extends (...args: never) => Effect.Effect<infer _A, infer _E, infer R> ? R
+  : H extends object ? { [K in keyof H]: ServicesOf<H[K]> }[keyof H]
+  : never
+
+// --- the channel as a value -------------------------------------------------------------------------------------------
+
+/** The service that stands for the implementation of a channel; `toLayer` provides it, mounting a socket requires it. */
+export interface Handler<Topic extends string> {
+  readonly "~effect-channels/Channel/Handler": Topic
+}
+
+/** Options of `toLayer`. */
+export interface Options {
+  /** How long `terminate` and finalizers may take; default 5 seconds. */
+  readonly shutdown?: Duration.Input | undefined
+  /** For a channel without a contract: the broadcast events that pass through `handleOut`. */
+  readonly intercept?: ReadonlyArray<string> | undefined
+}
+
+/**
+ * A channel: the topics it serves and its contract. Made by {@link make}.
+ */
+export interface Channel<Topic extends string, C> {
+  /** An exact topic, or a prefix with `*` at the end. */
+  readonly topic: Topic
+  readonly contract: C
+  /** The key under which `toLayer` provides the implementation. */
+  readonly handler: Context.Key<Handler<Topic>, internal.Definition>
+  /**
+   * Says what the channel does.
+   *
+   * `build` runs once, when the Layer is built, and returns the function that runs at every join, in the new process and
+   * before its first message. That function gets the channel and the join's payload; it fails to refuse the join, and
+   * returns the handlers. Services that handlers use are required by the Layer, but for `assigns`, the Scope (closed
+   * when this channel ends) and `Process.Self`.
+   */
+  readonly toLayer: <H extends Handlers<C, unknown> | void, RI = never, EX = never, RX = never>(
+    build: Effect.Effect<
+      (self: Self<C>, payload: JoinPayload<C>) => Effect.Effect<H & NothingElse<C, H>, JoinError<C>, RI>,
+      EX,
+      RX
+    >,
+    options?: Options
+  ) => Layer.Layer<
+    Handler<Topic>,
+    EX,
+    Exclude<RX, Scope.Scope> | Exclude<RI | ServicesOf<H>, Assigns<C> | Process.Own>
+  >
+  /** Broadcasts to a topic from anywhere, on every node. A payload that does not fit the contract is a defect. */
+  readonly broadcast: <K extends OutgoingEvent<C>>(
+    topic: string,
+    event: K,
+    payload: OutgoingPayload<C, K>
+  ) => Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub>
+  /** As `broadcast`, but not to the client of the channel (or to the subscriber) `from`. */
+  readonly broadcastFrom: <K extends OutgoingEvent<C>>(
+    from: Process.Pid,
+    topic: string,
+    event: K,
+    payload: OutgoingPayload<C, K>
+  ) => Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub>
+}
+
+/**
+ * Describes a channel.
+ *
+ * With a contract the compiler knows events and payloads, and what clients send is checked: a payload that does not fit
+ * is answered with an error that says what is wrong, an event that is not declared with `unmatched event`. Without one,
+ * `handleIn` gets every event and an unknown payload, as in Phoenix.
+ *
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Channel } from "effect-channels"
+ *
+ * const Counter = Channel.make("counter:*", {
+ *   incoming: { add: { payload: Schema.Struct({ n: Schema.Finite }), success: Schema.Struct({ sum: Schema.Finite }) } },
+ *   outgoing: { changed: Schema.Struct({ sum: Schema.Finite }) }
+ * })
+ *
+ * const CounterLive = Counter.toLayer(Effect.succeed((channel) => {
+ *   let sum = 0
+ *   return Effect.succeed({
+ *     handleIn: {
+ *       add: ({ n }) => Effect.as(channel.broadcast("changed", { sum: sum += n }), { sum })
+ *     }
+ *   })
+ * }))
+ * ```
+ *
+ * @param topic - an exact topic, or a prefix followed by `*`, which stands for anything and nothing; `*` elsewhere is an
+ *   error. The socket's first channel that matches serves a topic.
+ * @param contract - see {@link Contract}
+ */
+export const make: {
+  <const Topic extends string>(topic: Topic): Channel<Topic, Untyped>
+  <const Topic extends string, const C extends Contract>(topic: Topic, contract: C): Channel<Topic, C>
+} = <Topic extends string>(topic: Topic, contract?: Contract): Channel<Topic, never> => {
+  if (topic.slice(0, -1).includes("*")) {
+    throw new RangeError(`channel topic ${topic}: "*" is allowed only at the end`)
+  }
+  const compiled = contract === undefined ? undefined : compile(contract)
+  const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}`)
+  const encode = (event: string, payload: unknown) =>
+    compiled === undefined ? payload : internal.encodeOutgoing(compiled, event, payload)
+  const publish = (topic: string, event: string, payload: unknown, from?: Process.Pid) =>
+    PubSub.PubSub.use((pubsub) =>
+      pubsub.broadcast(topic, Message.broadcast(topic, event, encode(event, payload)), from)
+    )
+  const toLayer = (build: Effect.Effect<internal.Join, unknown, never>, options?: Options) =>
+    Layer.effect(
+      handler,
+      Effect.contextWith((context: Context.Context<never>) =>
+        Effect.map(build, (join): internal.Definition => ({
+          pattern: topic,
+          contract: compiled,
+          intercept: compiled?.intercept ?? new Set(options?.intercept),
+          join,
+          context,
+          options: { shutdown: Duration.toMillis(Duration.fromInputUnsafe(options?.shutdown ?? "5 seconds")) }
+        }))
+      )
+    )
+  const channel = {
+    topic,
+    contract,
+    handler,
+    toLayer,
+    broadcast: (topic: string, event: string, payload: unknown) => publish(topic, event, payload),
+    broadcastFrom: (from: Process.Pid, topic: string, event: string, payload: unknown) =>
+      publish(topic, event, payload, from)
+  }
+  // The types above say more than the values can: codecs and handlers belong to the same contract.
+  return erase(channel)
+}

@@ -1,0 +1,217 @@
+/**
+ * Sockets: who may connect, and which channels a connection can join.
+ *
+ * Describe a socket with {@link make}, say with `toLayer` whom it accepts, and mount it with `Endpoint.mount`. Every
+ * connection is a process; it passes messages to the channels it has joined and is not touched when one of them crashes.
+ *
+ * The model is Phoenix.Socket (https://hexdocs.pm/phoenix/Phoenix.Socket.html).
+ */
+import { Context, Data, Effect, Layer, type Scope } from "effect"
+import type * as Channel from "./Channel.ts"
+import type { Definition } from "./internal/channel.ts"
+import { erase } from "./internal/erase.ts"
+import { Group } from "./internal/group.ts"
+import { type Client, type Runtime, SocketServer, type Transport } from "./internal/socket.ts"
+import * as Process from "./Process.ts"
+import * as PubSub from "./PubSub.ts"
+import * as Serializer from "./Serializer.ts"
+
+/** What is known of a client that wants to connect. */
+export interface ConnectInfo {
+  /**
+   * Query parameters, `a[b]=c` nested as phoenix.js sends it, and path variables, which win. Every leaf is a string; an
+   * object has no prototype.
+   */
+  readonly params: { readonly [name: string]: unknown }
+  /** `websocket`, or the name of another transport. */
+  readonly transport: string
+  /** Request headers by their name in lower case. */
+  readonly headers: { readonly [name: string]: string | undefined }
+  /** The request's path and query. */
+  readonly uri: string
+  /** The address of the other end, as far as the server sees it. */
+  readonly remoteAddress: string | undefined
+}
+
+/** A client that is welcome; made by {@link accept}. */
+export interface Accepted<in A> {
+  readonly id: string | undefined
+  readonly assigns: Context.Context<A>
+}
+
+/**
+ * Accepts a client.
+ *
+ * @param options - `id`: names the connection, so that `Endpoint.disconnect` finds it, on every node; several connections
+ *   may share one (default: none). `assigns`: the services that its channels ask for.
+ *
+ * @example
+ * ```ts
+ * import { Context } from "effect"
+ * import { Socket } from "effect-channels"
+ *
+ * class CurrentUser extends Context.Service<CurrentUser, { readonly id: string }>()("app/CurrentUser") {}
+ *
+ * const accepted = Socket.accept({ id: "user_socket:42", assigns: Context.make(CurrentUser, { id: "42" }) })
+ * ```
+ */
+export const accept = <A = never>(
+  options?: { readonly id?: string | undefined; readonly assigns?: Context.Context<A> | undefined }
+): Accepted<A> => ({ id: options?.id, assigns: options?.assigns ?? (Context.empty() as Context.Context<A>) })
+
+/** A client that is not welcome: over WebSocket it gets HTTP 403. */
+export class Refused extends Data.TaggedError("Refused")<{ readonly reason?: unknown }> {}
+
+/** Refuses a client; `reason` is for logs and never sent. */
+export const refuse = (reason?: unknown): Refused => new Refused({ reason })
+
+/** Any channel, where only its topic and needs matter. */
+export interface AnyChannel {
+  readonly topic: string
+  readonly contract: unknown
+  readonly handler: Context.Key<Channel.Handler<string>, Definition>
+}
+
+/** The assigns that all channels of a socket ask for. */
+export type Assigns<Channels extends ReadonlyArray<AnyChannel>> = Channel.Assigns<Channels[number]["contract"]>
+
+/** The implementations that mounting a socket requires. */
+export type ChannelHandlers<Channels extends ReadonlyArray<AnyChannel>> = {
+  readonly [K in keyof Channels]: Channels[K] extends { readonly topic: infer T extends string } ? Channel.Handler<T>
+    : never
+}[number]
+
+type Connect = (info: ConnectInfo) => Effect.Effect<Accepted<never>, Refused>
+
+/** The service that stands for the `connect` of a socket; `toLayer` provides it, mounting requires it. */
+export interface Handler<Name extends string> {
+  readonly "~effect-channels/Socket/Handler": Name
+}
+
+/** Options of {@link make}. */
+export interface Options<Channels extends ReadonlyArray<AnyChannel>> {
+  /** The channels that clients can join; the first whose topic matches serves it. */
+  readonly channels: Channels
+  /** How many topics one connection may have joined; one more is answered `too many channels joined`. Default 100. */
+  readonly maxChannels?: number | undefined
+  /** Wire formats by the version that clients ask for; default V1 and V2. */
+  readonly serializers?: Serializer.Serializers | undefined
+}
+
+/** A socket: its channels and limits. Made by {@link make}. */
+export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyChannel>> {
+  readonly name: Name
+  readonly channels: Channels
+  readonly maxChannels: number
+  readonly serializers: Serializer.Serializers
+  /** The key under which `toLayer` provides the implementation. */
+  readonly handler: Context.Key<Handler<Name>, Connect>
+  /**
+   * Says who may connect.
+   *
+   * `build` runs once, when the Layer is built, and returns the function that runs for every client, before the
+   * WebSocket is opened. It returns {@link accept} with the assigns of all channels, or fails with {@link refuse}. When
+   * it dies, the client gets HTTP 500.
+   */
+  readonly toLayer: <RI = never, EX = never, RX = never>(
+    build: Effect.Effect<(info: ConnectInfo) => Effect.Effect<Accepted<Assigns<Channels>>, Refused, RI>, EX, RX>
+  ) => Layer.Layer<Handler<Name>, EX, Exclude<RX, Scope.Scope> | Exclude<RI, Scope.Scope>>
+}
+
+/**
+ * Describes a socket.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Channel, Socket } from "effect-channels"
+ *
+ * const Lobby = Channel.make("lobby")
+ * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
+ * const UserSocketLive = UserSocket.toLayer(Effect.succeed(({ params }) =>
+ *   params["token"] === "open sesame" ? Effect.succeed(Socket.accept()) : Effect.fail(Socket.refuse("wrong token"))
+ * ))
+ * ```
+ *
+ * @param name - for logs, and to tell sockets of one application apart
+ */
+export const make = <const Name extends string, const Channels extends ReadonlyArray<AnyChannel>>(
+  name: Name,
+  options: Options<Channels>
+): Socket<Name, Channels> => {
+  const handler = Context.Service<Handler<Name>, Connect>(`effect-channels/Socket/${name}`)
+  const toLayer = (build: Effect.Effect<Connect>) =>
+    Layer.effect(
+      handler,
+      Effect.contextWith((context: Context.Context<never>) =>
+        Effect.map(build, (connect): Connect => (info) => Effect.provideContext(connect(info), context))
+      )
+    )
+  return {
+    name,
+    channels: options.channels,
+    maxChannels: options.maxChannels ?? 100,
+    serializers: options.serializers ?? Serializer.defaults,
+    handler,
+    // What `connect` requires is taken from the Context of the Layer, as the type of `toLayer` says.
+    toLayer: erase(toLayer)
+  }
+}
+
+/**
+ * A socket made ready to take connections: what a transport works with.
+ *
+ * @internal
+ */
+export interface Acceptor {
+  readonly name: string
+  readonly serializers: Serializer.Serializers
+  readonly connect: Connect
+  /** Starts the process of a connection. */
+  readonly open: (transport: Transport, serializer: Serializer.Serializer, client: Client) => SocketServer
+  /** Ends all connections with the given reason and waits until they have ended. */
+  readonly endAll: (reason: Process.ExitReason) => Effect.Effect<void>
+}
+
+/**
+ * Puts a socket together with its channels and the node they run on. When the scope closes, all its connections end.
+ *
+ * @internal
+ */
+export const acceptor = <Name extends string, Channels extends ReadonlyArray<AnyChannel>>(
+  socket: Socket<Name, Channels>
+): Effect.Effect<
+  Acceptor,
+  never,
+  Handler<Name> | ChannelHandlers<Channels> | PubSub.PubSub | Process.System | Scope.Scope
+> =>
+  Effect.gen(function*() {
+    const context = yield* Effect.context<never>()
+    const system = yield* Process.System
+    const runtime: Runtime = {
+      name: socket.name,
+      channels: socket.channels.map((channel) => Context.getUnsafe(context, channel.handler)),
+      maxChannels: socket.maxChannels,
+      system,
+      pubsub: yield* PubSub.PubSub,
+      socketGroup: new Group(system, context, `${socket.name} sockets`),
+      channelGroup: new Group(system, context, `${socket.name} channels`),
+      context
+    }
+    const endAll = (reason: Process.ExitReason) =>
+      // The channels hear of it from their connections, so that they are told the same reason.
+      Effect.andThen(runtime.socketGroup.endAll(reason), runtime.channelGroup.awaitEnd("5 seconds"))
+    yield* Effect.addFinalizer(() =>
+      endAll(Process.shutdown("draining")).pipe(
+        Effect.andThen(Process.shutdownChild(runtime.socketGroup.process)),
+        Effect.andThen(Process.shutdownChild(runtime.channelGroup.process))
+      )
+    )
+    return {
+      name: socket.name,
+      serializers: socket.serializers,
+      connect: yield* socket.handler,
+      open: (transport, serializer, client) => new SocketServer(runtime, transport, serializer, client),
+      endAll
+    }
+  })

@@ -1,0 +1,420 @@
+import { Cause, type Context, Data, Duration, Effect, Exit, Result } from "effect"
+import * as Message from "../Message.ts"
+import * as Process from "../Process.ts"
+import type * as PubSub from "../PubSub.ts"
+import type { Frame, Serializer } from "../Serializer.ts"
+import { type Compiled, type CompiledEvent, invalidPayload, onlyFailure } from "./contract.ts"
+import * as process from "./process.ts"
+
+/** What a channel needs of the connection it belongs to. */
+export interface Connection {
+  readonly id: string | undefined
+  readonly serializer: Serializer
+  readonly pubsub: PubSub.PubSub["Service"]
+  readonly send: (frame: Frame) => void
+  /** The channel ends as it wants to: the client is told before `terminate` runs. */
+  readonly channelClosing: (channel: ChannelServer) => void
+  readonly channelEnded: (channel: ChannelServer) => void
+}
+
+/** The erased form of `Channel.Handlers`. */
+export interface Handlers {
+  readonly reply?: unknown
+  readonly handleIn?: HandleIn | Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
+  readonly handleUndeclared?: HandleIn
+  readonly handleOut?:
+    | ((event: string, payload: unknown) => Effect.Effect<unknown, unknown>)
+    | Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
+  readonly handleInfo?: (message: unknown) => Effect.Effect<unknown, unknown>
+  readonly terminate?: (reason: process.ExitReason) => Effect.Effect<unknown, unknown>
+}
+type HandleIn = (event: string, payload: unknown) => Effect.Effect<unknown, unknown>
+
+export type Join = (self: ChannelServer, payload: unknown) => Effect.Effect<Handlers | void, unknown>
+
+/** A channel as its Layer provides it: what to do at a join, and the services to do it with. */
+export interface Definition {
+  readonly pattern: string
+  /** Undefined for a channel without a contract. */
+  readonly contract: Compiled | undefined
+  readonly intercept: ReadonlySet<string>
+  readonly join: Join
+  readonly context: Context.Context<never>
+  readonly options: { readonly shutdown: number }
+}
+
+/** An answer, as an untyped handler returns it. */
+export class Answer {
+  readonly status: string
+  readonly payload: unknown
+  constructor(status: string, payload: unknown) {
+    this.status = status
+    this.payload = payload
+  }
+}
+
+export const noReply: unique symbol = Symbol.for("effect-channels/Channel/noReply")
+
+/** Where a reply goes; outlives the message and the channel. */
+export class SocketRef {
+  readonly connection: Connection
+  readonly topic: string
+  readonly ref: Message.Ref
+  readonly joinRef: Message.Ref
+  constructor(connection: Connection, topic: string, ref: Message.Ref, joinRef: Message.Ref) {
+    this.connection = connection
+    this.topic = topic
+    this.ref = ref
+    this.joinRef = joinRef
+  }
+}
+
+export const reply = (ref: SocketRef, status: string, payload: unknown = {}): Effect.Effect<void> =>
+  Effect.sync(() => {
+    const reply = Message.reply(ref.joinRef, ref.ref, ref.topic, status, payload)
+    ref.connection.send(Result.getOrThrow(ref.connection.serializer.encode(reply)))
+  })
+
+/** A channel was used at a time or in a way that it does not allow. */
+export class ChannelError extends Data.TaggedError("ChannelError")<{
+  readonly code: "NOT_JOINED" | "NO_REF" | "INVALID_PAYLOAD"
+  readonly message: string
+  readonly cause?: unknown
+}> {}
+
+/** A message of the client, in the mailbox of its channel. */
+export class Incoming {
+  readonly message: Message.Inbound
+  constructor(message: Message.Inbound) {
+    this.message = message
+  }
+}
+
+/** The connection has ended. */
+export class ConnectionEnded {
+  readonly reason: process.ExitReason
+  constructor(reason: process.ExitReason) {
+    this.reason = reason
+  }
+}
+
+class Intercepted {
+  readonly broadcast: Message.Broadcast
+  constructor(broadcast: Message.Broadcast) {
+    this.broadcast = broadcast
+  }
+}
+
+const isBroadcast = (message: unknown): message is Message.Broadcast =>
+  typeof message === "object" && message !== null && "_tag" in message && message._tag === "Broadcast"
+
+const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame =>
+  Result.getOrThrow(serializer.fastlane(broadcast))
+
+/**
+ * The process of one joined channel of one connection (Phoenix.Channel.Server). It is also what user code is given as
+ * the channel, and a subscriber of its topic: one object for all three.
+ */
+export class ChannelServer implements process.Behaviour {
+  readonly topic: string
+  readonly joinRef: Message.Ref
+  readonly connection: Connection
+  readonly definition: Definition
+  readonly process: process.Process
+  joined = false
+  /** The join message's ref serves as join_ref in pushes and replies where the client gave none. */
+  private readonly ownRef: Message.Ref
+  private handlers: Handlers = {}
+  private incoming: Message.Inbound | undefined = undefined
+  /** What came to the topic between the subscription and the join reply. */
+  private early: Array<Message.Broadcast> | undefined = undefined
+  private announced = false
+
+  constructor(
+    definition: Definition,
+    connection: Connection,
+    system: process.System,
+    parent: process.Parent,
+    context: Context.Context<never>,
+    message: Message.Inbound,
+    topic: string
+  ) {
+    this.definition = definition
+    this.connection = connection
+    this.topic = topic
+    this.joinRef = message.joinRef
+    this.ownRef = message.joinRef ?? message.ref
+    this.process = new process.Process(system, parent, context, {
+      ...process.defaultOptions,
+      label: `channel ${topic}`,
+      shutdown: definition.options.shutdown,
+      annotate: (message) => ({ topic, ...about(message) })
+    })
+  }
+
+  get pid(): Process.Pid<unknown> {
+    return Process.toPid(this.process)
+  }
+
+  get socketId(): string | undefined {
+    return this.connection.id
+  }
+
+  // --- the join -----------------------------------------------------------------------------------------------------
+
+  /** Runs the join in the new process; `done` is called before anything else of the channel can reach the client. */
+  start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
+    let reply: unknown
+    this.process.start(
+      Effect.map(this.join(payload), (response) => {
+        reply = response
+        return this
+      }),
+      (exit) => {
+        if (exit._tag === "Failure") return done(exit)
+        this.joined = true
+        done(Exit.succeed(reply))
+        const early = this.early
+        this.early = undefined
+        if (early !== undefined) { for (const broadcast of early) this.sendBroadcast(broadcast) }
+      }
+    )
+  }
+
+  private readonly join = Effect.fnUntraced(function*(this: ChannelServer, payload: unknown) {
+    const codec = this.definition.contract?.join
+    const decoded = codec?.decode(payload) ?? Exit.succeed(payload)
+    if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
+    const joined = yield* this.definition.join(this, decoded.value).pipe(
+      Effect.mapError((error) => codec === undefined ? error : orThrow(codec.encodeError(error)))
+    )
+    const handlers = joined ?? {}
+    const reply = handlers.reply === undefined ? {} : codec === undefined
+      ? handlers.reply
+      : orThrow(codec.encodeSuccess(handlers.reply))
+    this.handlers = handlers
+    yield* this.connection.pubsub.subscribe(this.topic, this)
+    return reply
+  })
+
+  // --- the mailbox --------------------------------------------------------------------------------------------------
+
+  handle(message: unknown): Effect.Effect<unknown, unknown> {
+    if (message instanceof Incoming) return this.handleIn(message.message)
+    if (message instanceof Intercepted) return this.handleOut(message.broadcast)
+    if (message instanceof ConnectionEnded) {
+      this.process.stop(message.reason)
+      return Effect.void
+    }
+    if (this.handlers.handleInfo !== undefined) return this.handlers.handleInfo(message)
+    return Effect.logWarning("channel without handleInfo got a message", message).pipe(
+      Effect.annotateLogs({ topic: this.topic })
+    )
+  }
+
+  private handleIn(message: Message.Inbound): Effect.Effect<unknown, unknown> {
+    if (message.event === "phx_leave") {
+      this.answer(message, "ok", {})
+      this.finish(process.shutdown("left"))
+      return Effect.void
+    }
+    const event = String(message.event)
+    const { contract } = this.definition
+    const { handleIn, handleUndeclared } = this.handlers
+    this.incoming = message
+    if (contract === undefined) {
+      return typeof handleIn === "function" ? handleIn(event, message.payload) : this.unmatched(message)
+    }
+    const codec = contract.incoming.get(event)
+    if (codec === undefined) return handleUndeclared?.(event, message.payload) ?? this.unmatched(message)
+    const payload = codec.decode(message.payload)
+    if (payload._tag === "Failure") {
+      this.answer(message, "error", refusal(payload.cause))
+      this.incoming = undefined
+      return Effect.void
+    }
+    const handler = typeof handleIn === "object" ? handleIn[event] : undefined
+    return handler?.(payload.value) ?? this.unmatched(message)
+  }
+
+  private unmatched(message: Message.Inbound): Effect.Effect<void> {
+    this.answer(message, "error", { reason: "unmatched event" })
+    this.incoming = undefined
+    return Effect.void
+  }
+
+  /** Turns the outcome of handleIn into a reply; there is no fiber left to do so when the handler had none. */
+  complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    const incoming = this.incoming
+    if (incoming === undefined || !(message instanceof Incoming)) return exit
+    this.incoming = undefined
+    try {
+      const codec = this.definition.contract?.incoming.get(String(incoming.event))
+      if (exit._tag === "Success") {
+        this.answerWith(incoming, codec, exit.value)
+        return exit
+      }
+      const failure = onlyFailure(exit.cause)
+      if (failure === undefined) return exit
+      this.answer(incoming, "error", codec === undefined ? failure.error : orThrow(codec.encodeError(failure.error)))
+      return Exit.void
+    } catch (defect) {
+      return Exit.die(defect)
+    }
+  }
+
+  private answerWith(incoming: Message.Inbound, codec: CompiledEvent | undefined, value: unknown): void {
+    if (value === noReply) return
+    if (codec === undefined) {
+      if (value instanceof Answer) this.answer(incoming, value.status, value.payload)
+    } else if (codec.replies) {
+      this.answer(incoming, "ok", value === undefined ? {} : orThrow(codec.encodeSuccess(value)))
+    }
+  }
+
+  private handleOut(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
+    const { handleOut } = this.handlers
+    if (typeof handleOut === "function") return handleOut(broadcast.event, broadcast.payload)
+    const payload = this.definition.contract?.outgoing.get(broadcast.event)?.decode(broadcast.payload)
+    if (payload?._tag === "Failure") return payload
+    return handleOut?.[broadcast.event]?.(payload?.value) ?? Effect.void
+  }
+
+  terminate(reason: process.ExitReason): Effect.Effect<unknown, unknown> {
+    if (this.announced) this.connection.channelClosing(this)
+    return this.handlers.terminate?.(reason) ?? Effect.void
+  }
+
+  ended(): void {
+    this.connection.channelEnded(this)
+  }
+
+  // --- the topic ----------------------------------------------------------------------------------------------------
+
+  /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
+  deliver(message: unknown, delivery: PubSub.Delivery): void {
+    if (!isBroadcast(message)) this.process.push(message)
+    else if (this.definition.intercept.has(message.event)) this.process.push(new Intercepted(message))
+    else if (this.joined) {
+      this.connection.send(delivery.memo(this.connection.serializer, message, encodeFastlane))
+    } else (this.early ??= []).push(message)
+  }
+
+  private sendBroadcast(broadcast: Message.Broadcast): void {
+    this.connection.send(encodeFastlane(this.connection.serializer, broadcast))
+  }
+
+  // --- what user code is given --------------------------------------------------------------------------------------
+
+  push(event: string, payload: unknown): Effect.Effect<void> {
+    return Effect.sync(() => {
+      this.assertJoined("push")
+      const message = Message.message(this.ownRef, null, this.topic, event, this.encode(event, payload))
+      this.connection.send(Result.getOrThrow(this.connection.serializer.encode(message)))
+    })
+  }
+
+  broadcast(event: string, payload: unknown): Effect.Effect<void> {
+    return this.publish(event, payload, undefined)
+  }
+
+  broadcastFrom(event: string, payload: unknown): Effect.Effect<void> {
+    return this.publish(event, payload, this.pid)
+  }
+
+  private publish(event: string, payload: unknown, from: Process.Pid | undefined): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.assertJoined("broadcast")
+      const broadcast = Message.broadcast(this.topic, event, this.encode(event, payload))
+      return Effect.orDie(this.connection.pubsub.broadcast(this.topic, broadcast, from))
+    })
+  }
+
+  send(message: unknown): Effect.Effect<void> {
+    return Process.send(this.pid, message)
+  }
+
+  sendAfter(message: unknown, delay: Duration.Input): Effect.Effect<Process.TimerRef> {
+    return Process.sendAfter(this.pid, message, delay)
+  }
+
+  stop(reason: process.ExitReason = process.normal): Effect.Effect<void> {
+    return Effect.sync(() => this.finish(reason))
+  }
+
+  get ref(): Effect.Effect<SocketRef> {
+    return Effect.sync(() => {
+      const ref = this.incoming?.ref ?? null
+      if (this.joined && ref !== null) return new SocketRef(this.connection, this.topic, ref, this.ownRef)
+      throw new ChannelError({
+        code: "NO_REF",
+        message: "there is no message to reply to: take the ref inside handleIn, of a message that was sent with one"
+      })
+    })
+  }
+
+  subscribe(topic: string): Effect.Effect<void> {
+    const subscriber: PubSub.Subscriber = { pid: this.pid, deliver: (message) => void this.process.push(message) }
+    return Effect.asVoid(this.connection.pubsub.subscribe(topic, subscriber))
+  }
+
+  unsubscribe(topic: string): Effect.Effect<void> {
+    return this.connection.pubsub.unsubscribeAll(topic, this.pid)
+  }
+
+  // ------------------------------------------------------------------------------------------------------------------
+
+  private finish(reason: process.ExitReason): void {
+    this.announced = process.isGraceful(reason)
+    this.process.stop(reason)
+  }
+
+  private answer(to: Message.Inbound, status: string, payload: unknown): void {
+    const reply = Message.reply(this.ownRef, to.ref, this.topic, status, payload)
+    this.connection.send(Result.getOrThrow(this.connection.serializer.encode(reply)))
+  }
+
+  private encode(event: string, payload: unknown): unknown {
+    const { contract } = this.definition
+    if (contract === undefined) return payload
+    return encodeOutgoing(contract, event, payload)
+  }
+
+  private assertJoined(action: string): void {
+    if (this.joined) return
+    throw new ChannelError({
+      code: "NOT_JOINED",
+      message: `cannot ${action} before the join is done: send a message to the channel itself and do it in handleInfo`
+    })
+  }
+}
+
+/** The payload of a push or broadcast as it travels. */
+export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
+  const codec = contract.outgoing.get(event)
+  if (codec !== undefined) return orThrow(codec.encode(payload))
+  throw new ChannelError({ code: "INVALID_PAYLOAD", message: `the contract has no outgoing event ${event}` })
+}
+
+const orThrow = <A>(exit: Exit.Exit<A, unknown>): A => {
+  if (exit._tag === "Success") return exit.value
+  throw new ChannelError({
+    code: "INVALID_PAYLOAD",
+    message: `a value of the application is not what the contract says: ${Cause.pretty(exit.cause)}`,
+    cause: Cause.squash(exit.cause)
+  })
+}
+
+const refusal = (cause: Cause.Cause<import("effect").Schema.SchemaError>): unknown => {
+  const [reason] = cause.reasons
+  return reason !== undefined && Cause.isFailReason(reason)
+    ? invalidPayload(reason.error)
+    : { reason: "invalid payload" }
+}
+
+/** What the crash line says about a message: names, never payloads. */
+const about = (message: unknown): Record<string, unknown> => {
+  if (message instanceof Incoming) return { event: message.message.event, ref: message.message.ref }
+  if (message instanceof Intercepted) return { event: message.broadcast.event }
+  return {}
+}

@@ -1,0 +1,89 @@
+import { Cause, Exit, Schema, SchemaIssue } from "effect"
+
+/** A schema that needs no services: what a client sends must be judged at once. */
+export type PureSchema = Schema.Constraint & { readonly DecodingServices: never; readonly EncodingServices: never }
+
+export interface EventSchemas {
+  readonly payload?: PureSchema | undefined
+  readonly success?: PureSchema | undefined
+  readonly error?: PureSchema | undefined
+}
+
+export interface Schemas {
+  readonly join?: EventSchemas | undefined
+  readonly incoming?: Readonly<Record<string, EventSchemas>> | undefined
+  readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
+  readonly intercept?: ReadonlyArray<string> | undefined
+}
+
+/** The payload of a binary frame; the only schema whose value does not travel as JSON. */
+export const Bytes = Schema.Uint8Array
+
+type Codec = (value: unknown) => Exit.Exit<unknown, Schema.SchemaError>
+
+export interface CompiledEvent {
+  readonly decode: Codec
+  readonly encodeSuccess: Codec
+  readonly encodeError: Codec
+  /** Without `success` and `error` an event is not answered. */
+  readonly replies: boolean
+}
+
+/** A contract made ready for use: every schema compiled once, looked up by name in Maps. */
+export interface Compiled {
+  readonly join: CompiledEvent
+  readonly incoming: ReadonlyMap<string, CompiledEvent>
+  readonly outgoing: ReadonlyMap<string, { readonly encode: Codec; readonly decode: Codec }>
+  readonly intercept: ReadonlySet<string>
+}
+
+const asIs: Codec = Exit.succeed
+
+const decoder = (schema: PureSchema | undefined): Codec =>
+  schema === undefined
+    ? asIs
+    : Schema.decodeUnknownExit(schema === Bytes ? Bytes : Schema.toCodecJson(schema), { errors: "all" })
+
+const encoder = (schema: PureSchema | undefined): Codec =>
+  schema === undefined ? asIs : Schema.encodeUnknownExit(schema === Bytes ? Bytes : Schema.toCodecJson(schema))
+
+const compileEvent = (event: EventSchemas): CompiledEvent => ({
+  decode: decoder(event.payload),
+  encodeSuccess: encoder(event.success),
+  encodeError: encoder(event.error),
+  replies: event.success !== undefined || event.error !== undefined
+})
+
+export const compile = (schemas: Schemas): Compiled => ({
+  join: compileEvent(schemas.join ?? {}),
+  incoming: new Map(Object.entries(schemas.incoming ?? {}).map(([name, event]) => [name, compileEvent(event)])),
+  outgoing: new Map(
+    Object.entries(schemas.outgoing ?? {}).map(([name, schema]) => [name, {
+      encode: encoder(schema),
+      decode: decoder(schema)
+    }])
+  ),
+  intercept: new Set(schemas.intercept)
+})
+
+const format = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** What a client is told about a payload that is not as its contract says. */
+export const invalidPayload = (error: Schema.SchemaError): {
+  readonly reason: "invalid payload"
+  readonly errors: ReadonlyArray<{ readonly path: ReadonlyArray<PropertyKey>; readonly message: string }>
+} => ({
+  reason: "invalid payload",
+  errors: format(error.issue).issues.map(({ message, path }) => ({
+    path: (path ?? []).map((segment) => typeof segment === "object" ? segment.key : segment),
+    message
+  }))
+})
+
+/** The typed failure of a cause in which nothing else went wrong. */
+export const onlyFailure = (cause: Cause.Cause<unknown>): { readonly error: unknown } | undefined => {
+  const [reason] = cause.reasons
+  return reason !== undefined && cause.reasons.every(Cause.isFailReason) && Cause.isFailReason(reason)
+    ? { error: reason.error }
+    : undefined
+}

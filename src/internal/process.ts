@@ -1,0 +1,492 @@
+import { Cause, Clock, Context, Effect, Exit, Fiber, Scheduler, Scope } from "effect"
+import { crash, type ExitReason, isGraceful, killed, shutdown, toExit } from "./exitReason.ts"
+import { RunQueue, type Turn } from "./runQueue.ts"
+import { ExitSignal, type Peer, Signal, type SignalHandlers, type Watcher } from "./signals.ts"
+import { type Timer, Timers } from "./timers.ts"
+
+export * from "./exitReason.ts"
+export * from "./signals.ts"
+
+/** What a process does; the erased form of `Process.Behaviour`. */
+export interface Behaviour extends SignalHandlers {
+  readonly handle: (message: unknown) => Effect.Effect<unknown, unknown>
+  readonly terminate?: ((reason: ExitReason) => Effect.Effect<unknown, unknown>) | undefined
+  /** Called with how the handling of a message went; what it returns counts. For outcomes that need no fiber of their own. */
+  readonly complete?: ((message: unknown, exit: Exit.Exit<unknown, unknown>) => Exit.Exit<unknown, unknown>) | undefined
+  /** Called once, after terminate and the finalizers, on every ending. */
+  readonly ended?: ((reason: ExitReason) => void) | undefined
+  /** The processes this one has started. Those that are left when it has ended are shut down. */
+  readonly children?: ReadonlySet<Process> | undefined
+}
+
+export interface Options {
+  readonly label: string
+  /** Milliseconds that `terminate` and the finalizers may take. */
+  readonly shutdown: number
+  readonly capacity: number
+  readonly whenFull: "dropNewest" | "dropOldest" | "crash"
+  /** What the crash line says about the message that was being handled. */
+  readonly annotate?: ((message: unknown) => Record<string, unknown>) | undefined
+}
+
+export const defaultOptions: Options = { label: "process", shutdown: 5000, capacity: Infinity, whenFull: "dropNewest" }
+
+/** Who started a process: another one, or the node itself. */
+export interface Parent {
+  readonly children: Set<Process>
+  readonly childEnded?: ((child: Process, reason: ExitReason) => void) | undefined
+}
+
+/** The process that runs on this fiber. */
+export class Self extends Context.Service<Self, Process>()("effect-channels/Process/Self") {}
+
+const Idle = 0
+const Ready = 1
+const Running = 2
+/** Running, but told to end: what it is doing is interrupted. */
+const Interrupted = 3
+const Ending = 4
+const Ended = 5
+const statusNames = ["idle", "ready", "running", "ending", "ending", "ended"] as const
+export type Status = typeof statusNames[number]
+
+const none: Array<unknown> = []
+const noScopeState: Scope.State.Empty = { _tag: "Empty" }
+const notStarted: Behaviour = { handle: () => Effect.void }
+const messagesPerTurn = 64
+
+let nextId = 0
+
+/**
+ * A process: a mailbox and, only while it works, a fiber. It is also the Scope of what its handlers acquire, so that an
+ * idle process is one plain object.
+ */
+export class Process implements Peer, Scope.Closeable, Turn {
+  declare readonly "~effect-channels/Process": "~effect-channels/Process"
+  declare readonly "~effect/Scope": "~effect/Scope"
+  declare readonly "~effect/Scope/Closeable": "~effect/Scope/Closeable"
+  declare readonly strategy: "sequential"
+  declare readonly parent: undefined
+
+  state: Scope.State.Open | Scope.State.Closed | Scope.State.Empty = noScopeState
+  readonly id: number
+  readonly system: System
+  readonly options: Options
+  readonly context: Context.Context<never>
+  behaviour: Behaviour = notStarted
+  /** Everybody to be told of the end, by a key of their choice: monitors on both sides, links, timers, calls. */
+  watchers: Map<object, Watcher> | undefined = undefined
+  reason: ExitReason | undefined = undefined
+  handled = 0
+  private supervisor: Parent
+  private mailbox: Array<unknown> = none
+  private head = 0
+  private phase = Running
+  private fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
+  private turn: Context.Context<never> | undefined = undefined
+  private ending: ExitReason | undefined = undefined
+  private deadline: Timer | undefined = undefined
+
+  constructor(system: System, supervisor: Parent, context: Context.Context<never>, options: Options) {
+    this.id = ++nextId
+    this.system = system
+    this.supervisor = supervisor
+    this.context = system.adopt(context)
+    this.options = options
+    supervisor.children.add(this)
+  }
+
+  get label(): string {
+    return this.options.label
+  }
+
+  get status(): Status {
+    return statusNames[this.phase] ?? "ended"
+  }
+
+  get alive(): boolean {
+    return this.phase !== Ended
+  }
+
+  get mailboxLength(): number {
+    return this.mailbox.length - this.head
+  }
+
+  watch(key: object, watcher: Watcher): void {
+    if (this.reason !== undefined) watcher.ended(this, this.reason)
+    else (this.watchers ??= new Map()).set(key, watcher)
+  }
+
+  unwatch(key: object): boolean {
+    const known = this.watchers?.delete(key) ?? false
+    if (this.watchers?.size === 0) this.watchers = undefined
+    return known
+  }
+
+  /**
+   * Runs `init` as the first turn. `started` is told once: that there is a process now, before its first message, or that
+   * there is none, after all it had acquired is released.
+   */
+  start<E>(init: Effect.Effect<Behaviour, E>, started: (exit: Exit.Exit<void, E>) => void): void {
+    let failure: Exit.Exit<never, E> = Exit.interrupt()
+    const watcher = { ended: () => started(failure) }
+    const done = (exit: Exit.Exit<Behaviour, E>) => {
+      if (exit._tag === "Success") {
+        this.unwatch(watcher)
+        this.behaviour = exit.value
+        if (this.ending === undefined) this.rest()
+        else this.end(this.ending)
+        return started(Exit.void)
+      }
+      // A failed start is not logged: the caller gets the cause.
+      failure = Exit.failCause(exit.cause)
+      this.end(this.interruptedBy(exit.cause) ?? crash(exit.cause))
+    }
+    if (Exit.isExit(init) && init._tag === "Success") return done(init as Exit.Exit<Behaviour, E>)
+    this.watch(watcher, watcher)
+    this.work(this.fork(init), done)
+  }
+
+  /** Puts a message into the mailbox; false when it was not taken. */
+  push(message: unknown): boolean {
+    if (this.phase > Running) return false
+    if (this.mailbox.length - this.head >= this.options.capacity && !(message instanceof Signal)) {
+      return this.full(message)
+    }
+    if (this.mailbox === none) this.mailbox = [message]
+    else this.mailbox.push(message)
+    if (this.phase === Idle) {
+      this.phase = Ready
+      this.system.ready(this)
+    }
+    return true
+  }
+
+  private full(message: unknown): boolean {
+    if (this.options.whenFull === "dropOldest") return this.replaceOldest(message)
+    if (this.options.whenFull === "crash") {
+      const cause = Cause.die(new Error(`mailbox of ${this.label} is full (${this.options.capacity})`))
+      this.log(cause, this.about(message))
+      this.quit(crash(cause))
+    }
+    return false
+  }
+
+  private replaceOldest(message: unknown): boolean {
+    let oldest = this.head
+    while (oldest < this.mailbox.length && this.mailbox[oldest] instanceof Signal) oldest++
+    if (oldest === this.mailbox.length) return false
+    this.mailbox.push(message)
+    if (oldest > this.head) this.mailbox.splice(oldest, 1)
+    else {
+      this.mailbox[this.head++] = undefined
+      this.compact()
+    }
+    return true
+  }
+
+  /** An exit signal from outside, as of `Process.exit`. */
+  signal(reason: ExitReason): void {
+    if (reason._tag === "Killed") this.kill()
+    else this.exited(undefined, reason)
+  }
+
+  linkEnded(linked: Peer, reason: ExitReason): void {
+    // One after another: a chain of links may be longer than the stack is deep.
+    this.system.later(() => {
+      if (this.unwatch(linked)) this.exited(linked, reason)
+    })
+  }
+
+  private exited(from: Peer | undefined, reason: ExitReason): void {
+    if (this.behaviour.handleExit !== undefined) this.push(new ExitSignal(from, reason))
+    else if (reason._tag !== "Normal") this.quit(reason)
+  }
+
+  /** Ends with `reason` once the message in hand is handled. */
+  stop(reason: ExitReason): void {
+    if (this.phase < Running) this.end(reason)
+    else this.ending ??= reason
+  }
+
+  /** Ends with `reason`, trapping exits or not: what it is doing is interrupted, and it has its shutdown time. */
+  quit(reason: ExitReason): void {
+    if (this.phase < Running) return this.end(reason)
+    if (this.phase !== Running) return
+    this.phase = Interrupted
+    this.ending ??= reason
+    // Without a fiber it is in the middle of a synchronous step: see `work`.
+    if (this.fiber === undefined) return
+    this.fiber.interruptUnsafe()
+    this.expire()
+  }
+
+  /** Ends at once: no terminate, no finalizers, whatever is running is interrupted and not waited for. */
+  kill(): void {
+    if (this.phase === Ended) return
+    this.phase = Ended
+    const fiber = this.fiber
+    this.fiber = undefined
+    fiber?.interruptUnsafe()
+    this.finish(killed)
+  }
+
+  /** The supervisor has ended and left this process behind. */
+  orphan(): void {
+    this.supervisor = this.system
+    this.system.children.add(this)
+    this.quit(shutdown("supervisor ended"))
+  }
+
+  /** From here on the process has its shutdown time, then it is killed. */
+  private expire(): void {
+    if (this.phase === Ended || this.deadline !== undefined || this.options.shutdown === Infinity) return
+    this.deadline = this.system.timers.after(this.options.shutdown, () => this.kill())
+  }
+
+  /** A turn: handles what is in the mailbox, at most `messagesPerTurn` before others get theirs. Returns how many. */
+  run(): number {
+    if (this.phase !== Ready) return 0
+    this.phase = Running
+    let count = 0
+    while (this.head < this.mailbox.length && count < messagesPerTurn) {
+      const message = this.mailbox[this.head]
+      this.mailbox[this.head++] = undefined
+      count++
+      let effect: Effect.Effect<unknown, unknown>
+      try {
+        effect = message instanceof Signal ? message.handle(this.behaviour) : this.behaviour.handle(message)
+      } catch (defect) {
+        effect = Exit.die(defect)
+      }
+      let exit: Exit.Exit<unknown, unknown> | undefined
+      // Most handlers of the library itself return an Exit and need no fiber at all.
+      if (Exit.isExit(effect)) exit = effect
+      else {
+        const fiber = this.fork(effect)
+        exit = fiber.pollUnsafe()
+        if (exit === undefined) {
+          this.suspend(fiber, message)
+          return count
+        }
+      }
+      if (!this.settle(message, exit)) return count
+    }
+    this.rest()
+    return count
+  }
+
+  /** Not part of `run`, which would make room for this closure with each message. */
+  private suspend(fiber: Fiber.Fiber<unknown, unknown>, message: unknown): void {
+    this.wait(fiber, (exit) => {
+      if (this.settle(message, exit)) this.rest()
+    })
+  }
+
+  /** A turn of this process has thrown, which only a fault of this library can bring about: nobody else shall suffer. */
+  failed(defect: unknown): void {
+    Effect.runForkWith(this.context)(
+      Effect.andThen(
+        Effect.logError("process crashed", Cause.die(defect)).pipe(Effect.annotateLogs({ process: this.label })),
+        Effect.sync(() => this.kill())
+      )
+    )
+  }
+
+  /** After a message: true when there may be a next one. */
+  private settle(message: unknown, outcome: Exit.Exit<unknown, unknown>): boolean {
+    if (this.phase === Ended) return false
+    this.handled++
+    const exit = this.behaviour.complete === undefined ? outcome : this.complete(message, outcome)
+    if (exit._tag === "Failure") {
+      const interruption = this.interruptedBy(exit.cause)
+      if (interruption === undefined) this.log(exit.cause, this.about(message))
+      this.end(interruption ?? crash(exit.cause))
+    } else if (this.ending !== undefined) this.end(this.ending)
+    return this.phase <= Running
+  }
+
+  private complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    try {
+      return this.behaviour.complete?.(message, exit) ?? exit
+    } catch (defect) {
+      return Exit.die(defect)
+    }
+  }
+
+  /** The reason to end with, when that is all there is to a failure. */
+  private interruptedBy(cause: Cause.Cause<unknown>): ExitReason | undefined {
+    return Cause.hasInterruptsOnly(cause) ? this.ending : undefined
+  }
+
+  /** Between two messages, with nothing at work: waits for the next one, or for its turn. */
+  private rest(): void {
+    this.turn = undefined
+    if (this.head === this.mailbox.length) {
+      this.mailbox = none
+      this.head = 0
+      this.phase = Idle
+    } else {
+      this.compact()
+      this.phase = Ready
+      this.system.ready(this)
+    }
+  }
+
+  /** Gives back the room of what is handled, once that is the greater part. */
+  private compact(): void {
+    if (this.head < 1024 || this.head * 2 < this.mailbox.length) return
+    this.mailbox.splice(0, this.head)
+    this.head = 0
+  }
+
+  private end(reason: ExitReason): void {
+    if (this.phase >= Ending) return
+    this.phase = Ending
+    this.mailbox = none
+    this.head = 0
+    if (this.behaviour.terminate === undefined && this.state._tag === "Empty") return this.finish(reason)
+    const cleanup = Effect.onExit(
+      Effect.suspend(() => this.behaviour.terminate?.(reason) ?? Effect.void),
+      () => this.phase === Ended ? Effect.void : Scope.close(this, toExit(reason))
+    )
+    this.work(this.fork(cleanup), (exit) => {
+      if (exit._tag === "Failure") this.log(exit.cause, undefined)
+      this.finish(exit._tag === "Failure" && isGraceful(reason) ? crash(exit.cause) : reason)
+    })
+  }
+
+  /** Calls `done` when the fiber is, unless the process was killed before. */
+  private work<A, E>(fiber: Fiber.Fiber<A, E>, done: (exit: Exit.Exit<A, E>) => void): void {
+    const exit = fiber.pollUnsafe()
+    if (exit === undefined) this.wait(fiber, done)
+    else if (this.phase !== Ended) done(exit)
+  }
+
+  private wait<A, E>(fiber: Fiber.Fiber<A, E>, done: (exit: Exit.Exit<A, E>) => void): void {
+    // It has killed itself.
+    if (this.phase === Ended) return fiber.interruptUnsafe()
+    this.fiber = fiber
+    fiber.addObserver((exit) => {
+      this.fiber = undefined
+      if (this.phase !== Ended) done(exit)
+    })
+    if (this.phase === Interrupted) fiber.interruptUnsafe()
+    if (this.phase !== Running) this.expire()
+  }
+
+  private finish(reason: ExitReason): void {
+    this.phase = Ended
+    this.reason = reason
+    this.mailbox = none
+    this.head = 0
+    this.turn = undefined
+    const { behaviour, state, supervisor, watchers } = this
+    this.behaviour = notStarted
+    this.watchers = undefined
+    if (state._tag !== "Closed") {
+      this.state = { _tag: "Closed", exit: toExit(reason) }
+      if (state._tag === "Open") interruptFibers(state)
+    }
+    supervisor.children.delete(this)
+    if (this.deadline !== undefined) this.system.timers.cancel(this.deadline)
+    if (behaviour.children !== undefined) { for (const child of [...behaviour.children].reverse()) child.orphan() }
+    if (behaviour.ended !== undefined) this.guard(() => behaviour.ended?.(reason))
+    for (const watcher of watchers?.values() ?? []) this.guard(() => watcher.ended(this, reason))
+    if (supervisor.childEnded !== undefined) this.guard(() => supervisor.childEnded?.(this, reason))
+  }
+
+  /** Whoever is told of the end must not keep the others from being told. */
+  private guard(tell: () => void): void {
+    try {
+      tell()
+    } catch (defect) {
+      this.log(Cause.die(defect), undefined)
+    }
+  }
+
+  private fork<A, E>(effect: Effect.Effect<A, E>): Fiber.Fiber<A, E> {
+    return Effect.runForkWith(this.turn ??= this.turnContext())(effect)
+  }
+
+  /** The process's own Context, with the process as its `Self` and its Scope. Made per turn: it is not kept while idle. */
+  private turnContext(): Context.Context<never> {
+    return Context.add(Context.add(this.context, Self, this), Scope.Scope, this)
+  }
+
+  /** The services that a process started on `context` gets: of a process that starts another, not `Self` and its Scope. */
+  static inherited<R>(context: Context.Context<R>): Context.Context<R> {
+    const starter = Context.getOrUndefined(context, Self)
+    if (starter === undefined) return context
+    // Mostly the Context is just that of the turn. The one below it is shared by all that the starter starts.
+    const own = starter.turn === context ? starter.context : Context.omit(Self, Scope.Scope)(context)
+    return own as Context.Context<R>
+  }
+
+  private log(cause: Cause.Cause<unknown>, about: Record<string, unknown> | undefined): void {
+    Effect.runForkWith(this.context)(
+      Effect.logError("process crashed", cause).pipe(Effect.annotateLogs({ process: this.label, ...about }))
+    )
+  }
+
+  private about(message: unknown): Record<string, unknown> | undefined {
+    if (message instanceof Signal) return undefined
+    try {
+      return this.options.annotate?.(message)
+    } catch (defect) {
+      return { annotate: defect }
+    }
+  }
+}
+
+Object.assign(Process.prototype, {
+  "~effect-channels/Process": "~effect-channels/Process",
+  "~effect/Scope": "~effect/Scope",
+  "~effect/Scope/Closeable": "~effect/Scope/Closeable",
+  strategy: "sequential",
+  parent: undefined
+})
+
+/** Of the finalizers of a process that was killed only those run that interrupt a fiber: none outlives its process. */
+const interruptFibers = (state: Scope.State.Open): void => {
+  for (const key of [state.finalizerKey, ...state.finalizers?.keys() ?? []]) {
+    if (Fiber.isFiber(key)) key.interruptUnsafe()
+  }
+}
+
+/** A node: the run queue, the timers and the processes that no other has started. */
+export class System implements Parent {
+  readonly children = new Set<Process>()
+  readonly timers: Timers
+  readonly scheduler: Scheduler.Scheduler
+  private readonly queue: RunQueue
+  private readonly work: Array<() => void> = []
+
+  constructor(context: Context.Context<never>) {
+    this.timers = new Timers(Context.get(context, Clock.Clock), Effect.runForkWith(context))
+    this.scheduler = Context.get(context, Scheduler.Scheduler)
+    this.queue = new RunQueue(this.scheduler.makeDispatcher())
+  }
+
+  /** All work of a node runs on the node's own scheduler, whatever the Context was made for. */
+  adopt(context: Context.Context<never>): Context.Context<never> {
+    return Context.get(context, Scheduler.Scheduler) === this.scheduler
+      ? context
+      : Context.add(context, Scheduler.Scheduler, this.scheduler)
+  }
+
+  /** The process has a message and waits for its turn. */
+  ready(process: Process): void {
+    this.queue.add(process)
+  }
+
+  /** Calls `work` when what was handed in before it is done: at once, unless called from within such work. */
+  later(work: () => void): void {
+    if (this.work.push(work) > 1) return
+    try {
+      for (const next of this.work) next()
+    } finally {
+      this.work.length = 0
+    }
+  }
+}

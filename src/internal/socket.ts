@@ -1,0 +1,314 @@
+import { Cause, Context, Effect, Exit, Result } from "effect"
+import * as Message from "../Message.ts"
+import * as Process from "../Process.ts"
+import type * as PubSub from "../PubSub.ts"
+import type { Frame, Serializer } from "../Serializer.ts"
+import { ChannelServer, type Connection, ConnectionEnded, type Definition, Incoming } from "./channel.ts"
+import { onlyFailure } from "./contract.ts"
+import type { Group } from "./group.ts"
+import * as process from "./process.ts"
+
+/** The wire under a socket: a WebSocket, a long-poll session, a test. */
+export interface Transport {
+  readonly name: string
+  readonly send: (frame: Frame) => void
+  /** The socket has ended; harmless when the wire is gone already. */
+  readonly close: (code: number) => void
+}
+
+/** Everything that the sockets of one mount share. */
+export interface Runtime {
+  readonly name: string
+  readonly channels: ReadonlyArray<Definition>
+  readonly maxChannels: number
+  readonly system: process.System
+  readonly pubsub: PubSub.PubSub["Service"]
+  readonly socketGroup: Group
+  readonly channelGroup: Group
+  readonly context: Context.Context<never>
+}
+
+/** What `connect` decided about a client. */
+export interface Client {
+  readonly id: string | undefined
+  readonly assigns: Context.Context<never>
+}
+
+class ChannelDown {
+  readonly channel: ChannelServer
+  constructor(channel: ChannelServer) {
+    this.channel = channel
+  }
+}
+
+class WireClosed {
+  readonly reason: process.ExitReason
+  constructor(reason: process.ExitReason) {
+    this.reason = reason
+  }
+}
+
+/** The WebSocket close code for each way in which a socket ends. Clients reconnect after all of them but 1000. */
+export const closeCode = (reason: process.ExitReason): number => {
+  switch (reason._tag) {
+    case "Normal":
+      return 1000
+    case "Shutdown":
+      return reason.detail === "disconnected" ? 1001 : reason.detail === "read_timeout" ? 1002 : 1012
+    case "Killed":
+    case "Crash":
+      return 1011
+  }
+}
+
+/** The process of one connection (Phoenix.Socket): decodes what comes in and hands it to the channels. */
+export class SocketServer implements process.Behaviour, Connection {
+  readonly id: string | undefined
+  readonly serializer: Serializer
+  readonly process: process.Process
+  private readonly runtime: Runtime
+  private readonly transport: Transport
+  private readonly assigns: Context.Context<never>
+  private readonly joined = new Map<string, ChannelServer>()
+  private joining: ChannelServer | undefined = undefined
+
+  constructor(runtime: Runtime, transport: Transport, serializer: Serializer, client: Client) {
+    this.runtime = runtime
+    this.transport = transport
+    this.serializer = serializer
+    this.id = client.id
+    this.assigns = client.assigns
+    this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, {
+      ...process.defaultOptions,
+      label: `socket ${client.id ?? runtime.name}`
+    })
+    this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), () => {})
+  }
+
+  get pid(): Process.Pid<unknown> {
+    return Process.toPid(this.process)
+  }
+
+  get pubsub(): PubSub.PubSub["Service"] {
+    return this.runtime.pubsub
+  }
+
+  get channels(): ReadonlyMap<string, ChannelServer> {
+    return this.joined
+  }
+
+  /** A frame has come in. */
+  receive(data: Frame): void {
+    this.process.push(data)
+  }
+
+  /** The wire is gone; what came over it before is still handled, unless a join holds it up. */
+  closed(reason: process.ExitReason): void {
+    if (this.joining === undefined) this.process.push(new WireClosed(reason))
+    else this.process.signal(reason)
+  }
+
+  private subscribe(id: string): Effect.Effect<this> {
+    const deliver = (message: unknown) => {
+      if (isDisconnect(message)) this.process.signal(process.shutdown("disconnected"))
+    }
+    return Effect.as(this.runtime.pubsub.subscribe(id, { pid: this.pid, deliver }), this)
+  }
+
+  // --- the mailbox --------------------------------------------------------------------------------------------------
+
+  handle(message: unknown): Effect.Effect<unknown, unknown> {
+    if (message instanceof ChannelDown) return this.channelDown(message.channel)
+    if (message instanceof WireClosed) {
+      this.process.stop(message.reason)
+      return Effect.void
+    }
+    if (typeof message !== "string" && !(message instanceof Uint8Array)) return Effect.void
+    const decoded = this.serializer.decode(message, typeof message === "string" ? "text" : "binary")
+    return Result.isFailure(decoded) ? Effect.die(decoded.failure) : this.dispatch(decoded.success)
+  }
+
+  private dispatch(message: Message.Inbound): Effect.Effect<unknown, unknown> {
+    const { event, topic } = message
+    if (topic === "phoenix" && event === "heartbeat") return this.reply(message, null, "ok", {})
+    if (typeof topic === "string") {
+      const channel = this.joined.get(topic)
+      if (channel !== undefined) {
+        if (event === "phx_join") return this.rejoin(channel, message, topic)
+        // What is left over from an earlier join of the topic is dropped without a word.
+        if (message.joinRef === null || sameRef(message.joinRef, channel.joinRef)) {
+          channel.process.push(new Incoming(message))
+        }
+        return Effect.void
+      }
+      if (event === "phx_join") return this.join(message, topic, undefined)
+    }
+    if (event === "phx_leave") return this.reply(message, message.joinRef, "ok", {})
+    return this.unmatched(message)
+  }
+
+  private unmatched(message: Message.Inbound): Effect.Effect<void> {
+    return this.reply(message, null, "error", { reason: "unmatched topic" })
+  }
+
+  private reply(to: Message.Inbound, joinRef: Message.Ref, status: string, payload: unknown): Effect.Effect<void> {
+    this.sendReply(to, joinRef, status, payload)
+    return Effect.void
+  }
+
+  // --- joining ------------------------------------------------------------------------------------------------------
+
+  /** Starts the channel; no other frame is looked at until its join is done. */
+  private join(message: Message.Inbound, topic: string, replaced: ChannelServer | undefined): Effect.Effect<unknown> {
+    const { runtime } = this
+    const definition = runtime.channels.find((channel) => matches(channel.pattern, topic))
+    if (definition === undefined) {
+      return Effect.andThen(
+        Effect.logWarning("join of a topic that no channel serves").pipe(
+          Effect.annotateLogs({ socket: runtime.name, topic })
+        ),
+        this.unmatched(message)
+      )
+    }
+    if (this.joined.size >= runtime.maxChannels) {
+      this.sendReply(message, message.joinRef, "error", { reason: "too many channels joined" })
+      return Effect.logError("too many channels joined").pipe(
+        Effect.annotateLogs({ socket: runtime.name, topic, limit: runtime.maxChannels })
+      )
+    }
+    const context = withServices(definition.context, this.assigns)
+    const channel = new ChannelServer(definition, this, runtime.system, runtime.channelGroup, context, message, topic)
+    this.joining = channel
+    let outcome: Effect.Effect<void> | undefined
+    let resume: ((effect: Effect.Effect<void>) => void) | undefined
+    channel.start(message.payload, (exit) => {
+      this.joining = undefined
+      outcome = this.afterJoin(channel, message, exit)
+      // The client hears of the end of the channel it has replaced after it has the reply of the new one.
+      if (replaced !== undefined) this.sendClose(replaced)
+      resume?.(outcome)
+    })
+    return outcome ?? Effect.callback((callback) => {
+      if (outcome === undefined) resume = callback
+      else callback(outcome)
+    })
+  }
+
+  private afterJoin(
+    channel: ChannelServer,
+    message: Message.Inbound,
+    exit: Exit.Exit<unknown, unknown>
+  ): Effect.Effect<void> {
+    let cause: Cause.Cause<unknown>
+    if (exit._tag === "Success") {
+      if (!this.process.alive) return Effect.void
+      const sent = this.trySendReply(message, message.joinRef, "ok", exit.value)
+      if (sent._tag === "Success") {
+        this.joined.set(channel.topic, channel)
+        return Effect.void
+      }
+      cause = sent.cause
+      channel.process.signal(process.crash(cause))
+    } else {
+      cause = exit.cause
+      const failure = onlyFailure(cause)
+      if (failure !== undefined) {
+        const sent = this.trySendReply(message, message.joinRef, "error", failure.error)
+        if (sent._tag === "Success") return Effect.void
+        cause = sent.cause
+      }
+    }
+    this.sendReply(message, message.joinRef, "error", { reason: "join crashed" })
+    return Effect.logError("join crashed", cause).pipe(
+      Effect.annotateLogs({ process: channel.process.label, topic: channel.topic })
+    )
+  }
+
+  /** The topic is joined already: the old channel ends, then the new one starts. */
+  private rejoin(old: ChannelServer, message: Message.Inbound, topic: string): Effect.Effect<unknown> {
+    this.joined.delete(topic)
+    return Effect.logDebug("duplicate join, closing the existing channel").pipe(
+      Effect.annotateLogs({ socket: this.runtime.name, topic }),
+      Effect.andThen(Process.shutdownChild(old.process, process.shutdown("duplicate_join"))),
+      Effect.andThen(Effect.suspend(() => this.join(message, topic, old)))
+    )
+  }
+
+  // --- what channels say --------------------------------------------------------------------------------------------
+
+  send(frame: Frame): void {
+    this.transport.send(frame)
+  }
+
+  channelClosing(channel: ChannelServer): void {
+    if (this.joined.get(channel.topic) !== channel) return
+    this.joined.delete(channel.topic)
+    this.sendClose(channel)
+  }
+
+  /** Handled after the frames that are in the mailbox: they were meant for the channel as it was. */
+  channelEnded(channel: ChannelServer): void {
+    this.process.push(new ChannelDown(channel))
+  }
+
+  private channelDown(channel: ChannelServer): Effect.Effect<void> {
+    if (this.joined.get(channel.topic) !== channel) return Effect.void
+    this.joined.delete(channel.topic)
+    this.sendMessage(channel, "phx_error", { reason: "channel_crash" })
+    return Effect.void
+  }
+
+  /** The process has ended: the wire is closed, the channels are told. */
+  ended(reason: process.ExitReason): void {
+    this.transport.close(closeCode(reason))
+    const told = new ConnectionEnded(reason._tag === "Normal" ? process.shutdown("closed") : reason)
+    if (this.joining !== undefined) this.joining.process.push(told)
+    for (const channel of this.joined.values()) channel.process.push(told)
+    this.joined.clear()
+  }
+
+  // --- frames -------------------------------------------------------------------------------------------------------
+
+  private sendClose(channel: ChannelServer): void {
+    this.sendMessage(channel, "phx_close", {})
+  }
+
+  private sendMessage(channel: ChannelServer, event: string, payload: unknown): void {
+    const message = Message.message(channel.joinRef, channel.joinRef, channel.topic, event, payload)
+    this.transport.send(Result.getOrThrow(this.serializer.encode(message)))
+  }
+
+  private sendReply(to: Message.Inbound, joinRef: Message.Ref, status: string, payload: unknown): void {
+    const reply = Message.reply(joinRef, to.ref, to.topic, status, payload)
+    this.transport.send(Result.getOrThrow(this.serializer.encode(reply)))
+  }
+
+  private trySendReply(
+    to: Message.Inbound,
+    joinRef: Message.Ref,
+    status: string,
+    payload: unknown
+  ): Exit.Exit<void> {
+    const frame = this.serializer.encode(Message.reply(joinRef, to.ref, to.topic, status, payload))
+    if (Result.isFailure(frame)) return Exit.die(frame.failure)
+    this.transport.send(frame.success)
+    return Exit.void
+  }
+}
+
+const isDisconnect = (message: unknown): boolean =>
+  typeof message === "object" && message !== null && "event" in message && message.event === "disconnect"
+
+/** Whether a channel's pattern serves a topic. */
+export const matches = (pattern: string, topic: string): boolean =>
+  pattern.endsWith("*") ? topic.startsWith(pattern.slice(0, -1)) : pattern === topic
+
+const sameRef = (a: Message.Ref, b: Message.Ref): boolean =>
+  a === b || (typeof a === "object" && typeof b === "object" && JSON.stringify(a) === JSON.stringify(b))
+
+/** Adds services one by one, which keeps what fibers have cached for the base. */
+const withServices = (base: Context.Context<never>, services: Context.Context<never>): Context.Context<never> => {
+  let context = base
+  for (const [key, service] of services.mapUnsafe) context = Context.addUnsafe(context, key, service)
+  return context
+}
