@@ -10,8 +10,8 @@
  */
 import { Context, Duration, Effect, Layer, type Schema, type Scope } from "effect"
 import * as internal from "./internal/channel.ts"
-import { erase } from "./internal/erase.ts"
 import { Bytes as bytes, compile, type PureSchema, type Schemas } from "./internal/contract.ts"
+import { erase } from "./internal/erase.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
@@ -33,7 +33,10 @@ export interface Incoming {
   readonly error?: PureSchema | undefined
 }
 
-/** What clients and a channel say to each other, and what the channel needs to know of its connection. */
+/**
+ * What clients and a channel say to each other, and what the channel needs to know of its connection. Every part may be
+ * left out: without `incoming` any event is let in, without `outgoing` any may be sent, with payloads that nobody checks.
+ */
 export interface Contract extends Schemas {
   /** Services that the socket's `connect` supplies (Phoenix's assigns): one key, or several. */
   readonly assigns?: AnyKey | ReadonlyArray<AnyKey> | undefined
@@ -43,16 +46,14 @@ export interface Contract extends Schemas {
   readonly incoming?: Readonly<Record<string, Incoming>> | undefined
   /** Events to clients, each with its payload. V2 clients need an object or {@link Bytes}. */
   readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
-  /** Outgoing events that pass through `handleOut` of every member instead of going straight to the clients. */
+  /** Broadcast events that pass through `handleOut` of every member instead of going straight to the clients. */
   readonly intercept?: ReadonlyArray<string> | undefined
 }
 
 type AnyKey = Context.Key<unknown, unknown>
 
-/** Stands for the contract of a channel that has none: any event, any payload, as in Phoenix. */
-export interface Untyped {
-  readonly untyped: true
-}
+/** The contract of a channel that has none: any event, any payload, as in Phoenix. */
+export interface Untyped {}
 
 /** The schema of raw bytes: the payload of a binary frame, a `Uint8Array`. */
 export const Bytes: Schema.Uint8Array = bytes
@@ -62,6 +63,7 @@ type PayloadOf<E> = E extends { readonly payload: infer S } ? TypeOf<S, unknown>
 type SuccessOf<E> = E extends { readonly success: infer S } ? TypeOf<S, void> : void
 type ErrorOf<E> = E extends { readonly error: infer S } ? TypeOf<S, never> : never
 type Field<C, K extends string> = C extends { readonly [k in K]: infer V } ? V : {}
+type Has<C, K extends string> = C extends { readonly [k in K]: unknown } ? true : false
 type Key<A> = A extends Context.Key<infer I, infer _S> ? I : never
 type Intercepted<C> = C extends { readonly intercept: ReadonlyArray<infer K> } ? K : never
 
@@ -70,13 +72,13 @@ export type Assigns<C> = C extends { readonly assigns: infer A } ? A extends Rea
   : never
 
 /** The names of the events that a channel sends. */
-export type OutgoingEvent<C> = C extends Untyped ? string : keyof Field<C, "outgoing"> & string
+export type OutgoingEvent<C> = Has<C, "outgoing"> extends true ? keyof Field<C, "outgoing"> & string : string
 
 /** The payload of an event that a channel sends. */
-export type OutgoingPayload<C, K> = C extends Untyped ? unknown : TypeOf<Field<Field<C, "outgoing">, K & string>, unknown>
+export type OutgoingPayload<C, K> = TypeOf<Field<Field<C, "outgoing">, K & string>, unknown>
 
-type JoinPayload<C> = C extends Untyped ? unknown : PayloadOf<Field<C, "join">>
-type JoinError<C> = C extends Untyped ? unknown : ErrorOf<Field<C, "join">>
+type JoinPayload<C> = PayloadOf<Field<C, "join">>
+type JoinError<C> = Has<C, "join"> extends true ? ErrorOf<Field<C, "join">> : unknown
 
 // --- inside a channel -------------------------------------------------------------------------------------------------
 
@@ -154,16 +156,16 @@ export const noReply: typeof internal.noReply = internal.noReply
 /** The type of {@link noReply}. */
 export type NoReply = typeof noReply
 
-/** An answer that an untyped `handleIn` returns. */
+/** What a `handleIn` without a contract returns to answer. */
 export type Answer = internal.Answer
 
-/** Answers `ok`; for channels without a contract. */
+/** Answers `ok`; where the contract says nothing about incoming events. */
 export const ok = (payload: unknown = {}): Answer => new internal.Answer("ok", payload)
 
-/** Answers `error`; for channels without a contract. To fail the Effect with the payload does the same. */
+/** Answers `error`, as does failing with the payload; where the contract says nothing about incoming events. */
 export const error = (payload: unknown = {}): Answer => new internal.Answer("error", payload)
 
-/** Answers with a status of your own; for channels without a contract. */
+/** Answers with a status of your own; where the contract says nothing about incoming events. */
 export const answer = (status: string, payload: unknown = {}): Answer => new internal.Answer(status, payload)
 
 /**
@@ -174,7 +176,7 @@ export const ChannelError = internal.ChannelError
 /** The type of {@link ChannelError}. */
 export type ChannelError = internal.ChannelError
 
-/** Handles an event by its name, for channels and events without a contract. */
+/** Handles an event by its name: what the contract does not know, or all of them where it says nothing. */
 type HandleAny<R> = (event: string, payload: unknown) => Effect.Effect<Answer | NoReply | void, unknown, R>
 
 interface CommonHandlers<out R> {
@@ -184,49 +186,51 @@ interface CommonHandlers<out R> {
   readonly terminate?: ((reason: Process.ExitReason) => Effect.Effect<unknown, never, R>) | undefined
 }
 
+interface TypedHandleIn<C, out R> {
+  readonly handleIn: {
+    readonly [K in keyof Field<C, "incoming">]: (
+      payload: PayloadOf<Field<C, "incoming">[K]>
+    ) => Effect.Effect<SuccessOf<Field<C, "incoming">[K]> | NoReply, ErrorOf<Field<C, "incoming">[K]>, R>
+  }
+  readonly handleUndeclared?: HandleAny<R> | undefined
+}
+
+interface UntypedHandleIn<out R> {
+  readonly handleIn?: HandleAny<R> | undefined
+}
+
+interface TypedHandleOut<C, out R> {
+  readonly handleOut: {
+    readonly [K in Intercepted<C> & string]: (payload: OutgoingPayload<C, K>) => Effect.Effect<unknown, never, R>
+  }
+}
+
 /**
  * What a successful join returns: what the channel does from then on.
  *
- * - `handleIn`: an event of the client. By contract: one function for each incoming event; it returns what `success`
- *   says and fails with what `error` says. Without: `(event, payload) => Answer`.
+ * - `handleIn`: an event of the client. With `incoming` in the contract, one function for each of its events, which
+ *   returns what `success` says and fails with what `error` says. Without: `(event, payload)`, which returns {@link ok},
+ *   {@link error} or nothing, and fails with the payload of an error reply.
  * - `handleUndeclared`: events that the contract does not know; without it they are answered `unmatched event`.
  * - `handleOut`: broadcasts of the intercepted events, to push them changed, or not at all.
  * - `handleInfo`, `terminate`: see there.
  * - `reply`: the payload of the join reply; default `{}`.
  */
-export type Handlers<C, R> = C extends Untyped ? CommonHandlers<R> & {
-    readonly reply?: unknown
-    readonly handleIn?: HandleAny<R> | undefined
-    readonly handleOut?: ((event: string, payload: unknown) => Effect.Effect<unknown, never, R>) | undefined
-  }
-  :
-    & CommonHandlers<R>
-    & { readonly handleUndeclared?: HandleAny<R> | undefined }
-    & (keyof Field<C, "incoming"> extends never ? {} : {
-      readonly handleIn: {
-        readonly [K in keyof Field<C, "incoming">]: (
-          payload: PayloadOf<Field<C, "incoming">[K]>
-        ) => Effect.Effect<
-          SuccessOf<Field<C, "incoming">[K]> | NoReply,
-          ErrorOf<Field<C, "incoming">[K]>,
-          R
-        >
-      }
-    })
-    & ([Intercepted<C>] extends [never] ? {} : {
-      readonly handleOut: {
-        readonly [K in Intercepted<C> & string]: (
-          payload: OutgoingPayload<C, K>
-        ) => Effect.Effect<unknown, never, R>
-      }
-    })
-    & (Field<C, "join"> extends { readonly success: infer S } ? { readonly reply: TypeOf<S, unknown> } : {})
+export type Handlers<C, R> =
+  & CommonHandlers<R>
+  & (Has<C, "incoming"> extends true ? TypedHandleIn<C, R> : UntypedHandleIn<R>)
+  & ([Intercepted<C>] extends [never] ? {} : TypedHandleOut<C, R>)
+  & (Field<C, "join"> extends { readonly success: infer S } ? { readonly reply: TypeOf<S, unknown> }
+    : Has<C, "join"> extends true ? {}
+    : { readonly reply?: unknown })
 
 /** A handler with a name that nobody calls is a mistake: its type is never. */
 type NothingElse<C, H> = H extends object ?
     & { readonly [K in Exclude<keyof H, keyof Handlers<C, unknown>>]: never }
-    & (C extends Untyped ? unknown : H extends { readonly handleIn: infer I }
-      ? { readonly handleIn: { readonly [K in Exclude<keyof I, keyof Field<C, "incoming">>]: never } }
+    & (Has<C, "incoming"> extends true ?
+      H extends { readonly handleIn: infer I }
+        ? { readonly handleIn: { readonly [K in Exclude<keyof I, keyof Field<C, "incoming">>]: never } }
+      : unknown
       : unknown)
   : unknown
 
@@ -246,8 +250,6 @@ export interface Handler<Topic extends string> {
 export interface Options {
   /** How long `terminate` and finalizers may take; default 5 seconds. */
   readonly shutdown?: Duration.Input | undefined
-  /** For a channel without a contract: the broadcast events that pass through `handleOut`. */
-  readonly intercept?: ReadonlyArray<string> | undefined
 }
 
 /**
@@ -328,17 +330,15 @@ export interface Channel<Topic extends string, C> {
 export const make: {
   <const Topic extends string>(topic: Topic): Channel<Topic, Untyped>
   <const Topic extends string, const C extends Contract>(topic: Topic, contract: C): Channel<Topic, C>
-} = <Topic extends string>(topic: Topic, contract?: Contract): Channel<Topic, never> => {
+} = <Topic extends string>(topic: Topic, contract: Contract = {}): Channel<Topic, never> => {
   if (topic.slice(0, -1).includes("*")) {
     throw new RangeError(`channel topic ${topic}: "*" is allowed only at the end`)
   }
-  const compiled = contract === undefined ? undefined : compile(contract)
+  const compiled = compile(contract)
   const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}`)
-  const encode = (event: string, payload: unknown) =>
-    compiled === undefined ? payload : internal.encodeOutgoing(compiled, event, payload)
   const publish = (topic: string, event: string, payload: unknown, from?: Process.Pid) =>
     PubSub.PubSub.use((pubsub) =>
-      pubsub.broadcast(topic, Message.broadcast(topic, event, encode(event, payload)), from)
+      pubsub.broadcast(topic, Message.broadcast(topic, event, internal.encodeOutgoing(compiled, event, payload)), from)
     )
   const toLayer = (build: Effect.Effect<internal.Join, unknown, never>, options?: Options) =>
     Layer.effect(
@@ -347,7 +347,6 @@ export const make: {
         Effect.map(build, (join): internal.Definition => ({
           pattern: topic,
           contract: compiled,
-          intercept: compiled?.intercept ?? new Set(options?.intercept),
           join,
           context,
           options: { shutdown: Duration.toMillis(Duration.fromInputUnsafe(options?.shutdown ?? "5 seconds")) }

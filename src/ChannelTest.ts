@@ -169,9 +169,12 @@ export const join = (
       return yield* fail(`${topic} is served by another channel`, channel.topic, server.definition.pattern)
     }
     const broadcasts: Array<Message.Broadcast> = []
-    const observer = yield* Process.spawn((_self: Process.Pid<unknown>) => Effect.succeed({ handle: () => Effect.void }), {
-      label: `test of ${topic}`
-    })
+    const observer = yield* Process.spawn(
+      (_self: Process.Pid<unknown>) => Effect.succeed({ handle: () => Effect.void }),
+      {
+        label: `test of ${topic}`
+      }
+    )
     return { socket, topic, joinRef, reply: response, pid: server.pid, broadcasts, observer }
   })
 
@@ -319,8 +322,10 @@ const eventually = <A>(socket: TestSocket, find: () => A | undefined): Effect.Ef
       body: () => Effect.andThen(Effect.yieldNow, look),
       step: () => {}
     })
-    return Effect.flatMap(look, (first) =>
-      first !== undefined ? Effect.succeed(first) : Effect.map(Effect.raceFirst(looking, grace), () => found))
+    return Effect.flatMap(
+      look,
+      (first) => first !== undefined ? Effect.succeed(first) : Effect.map(Effect.raceFirst(looking, grace), () => found)
+    )
   })
 
 const take = (
@@ -338,7 +343,10 @@ const take = (
 
 const takeReply = (push: PushRef): Effect.Effect<{ readonly status: unknown; readonly payload: unknown }> =>
   Effect.map(
-    take(push.socket, `reply to ${push.ref}`, "a reply", () => push.socket.received.find((received) => isReply(push, received))),
+    take(push.socket, `reply to ${push.ref}`, "a reply", () =>
+      push.socket.received.find((received) =>
+        isReply(push, received)
+      )),
     replyOf
   )
 
@@ -379,7 +387,8 @@ const replyOf = (received: Received): { readonly status: unknown; readonly paylo
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null
 
-const isBroadcast = (message: unknown): message is Message.Broadcast => isRecord(message) && message["_tag"] === "Broadcast"
+const isBroadcast = (message: unknown): message is Message.Broadcast =>
+  isRecord(message) && message["_tag"] === "Broadcast"
 
 /** Whether every part of what is expected is there. */
 const fits = (expected: Expected, actual: unknown): boolean => {

@@ -108,8 +108,11 @@ export const broadcastFrom = (
   PubSub.broadcastFrom(from, topic, Message.broadcast(topic, event, payload))
 
 /** As {@link broadcast}, to the clients of this node only. */
-export const localBroadcast = (topic: string, event: string, payload: unknown): Effect.Effect<void, never, PubSub.PubSub> =>
-  PubSub.localBroadcast(topic, Message.broadcast(topic, event, payload))
+export const localBroadcast = (
+  topic: string,
+  event: string,
+  payload: unknown
+): Effect.Effect<void, never, PubSub.PubSub> => PubSub.localBroadcast(topic, Message.broadcast(topic, event, payload))
 
 /** As {@link broadcastFrom}, to the clients of this node only. */
 export const localBroadcastFrom = (

@@ -134,7 +134,9 @@ export class Chat extends Context.Service<Chat, {
           }
         }),
         recent: (roomId) =>
-          Effect.sync(() => rows<Message>(selectRecent.all(roomId, historyLength)).map((row) => ({ ...row })).toReversed())
+          Effect.sync(() =>
+            rows<Message>(selectRecent.all(roomId, historyLength)).map((row) => ({ ...row })).toReversed()
+          )
       })
     })
   )

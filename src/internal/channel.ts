@@ -22,9 +22,7 @@ export interface Handlers {
   readonly reply?: unknown
   readonly handleIn?: HandleIn | Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
   readonly handleUndeclared?: HandleIn
-  readonly handleOut?:
-    | ((event: string, payload: unknown) => Effect.Effect<unknown, unknown>)
-    | Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
+  readonly handleOut?: Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
   readonly handleInfo?: (message: unknown) => Effect.Effect<unknown, unknown>
   readonly terminate?: (reason: process.ExitReason) => Effect.Effect<unknown, unknown>
 }
@@ -35,9 +33,7 @@ export type Join = (self: ChannelServer, payload: unknown) => Effect.Effect<Hand
 /** A channel as its Layer provides it: what to do at a join, and the services to do it with. */
 export interface Definition {
   readonly pattern: string
-  /** Undefined for a channel without a contract. */
-  readonly contract: Compiled | undefined
-  readonly intercept: ReadonlySet<string>
+  readonly contract: Compiled
   readonly join: Join
   readonly context: Context.Context<never>
   readonly options: { readonly shutdown: number }
@@ -82,6 +78,14 @@ export class ChannelError extends Data.TaggedError("ChannelError")<{
   readonly cause?: unknown
 }> {}
 
+/** The first message in the mailbox of a channel. */
+class JoinRequest {
+  readonly payload: unknown
+  constructor(payload: unknown) {
+    this.payload = payload
+  }
+}
+
 /** A message of the client, in the mailbox of its channel. */
 export class Incoming {
   readonly message: Message.Inbound
@@ -125,6 +129,7 @@ export class ChannelServer implements process.Behaviour {
   /** The join message's ref serves as join_ref in pushes and replies where the client gave none. */
   private readonly ownRef: Message.Ref
   private handlers: Handlers = {}
+  private joinDone: ((exit: Exit.Exit<unknown, unknown>) => void) | undefined = undefined
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
   private early: Array<Message.Broadcast> | undefined = undefined
@@ -162,45 +167,58 @@ export class ChannelServer implements process.Behaviour {
 
   // --- the join -----------------------------------------------------------------------------------------------------
 
-  /** Runs the join in the new process; `done` is called before anything else of the channel can reach the client. */
+  /** Has the process join; `done` is called before anything else of the channel can reach the client. */
   start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
-    let reply: unknown
-    this.process.start(
-      Effect.map(this.join(payload), (response) => {
-        reply = response
-        return this
-      }),
-      (exit) => {
-        if (exit._tag === "Failure") return done(exit)
-        this.joined = true
-        done(Exit.succeed(reply))
-        const early = this.early
-        this.early = undefined
-        if (early !== undefined) { for (const broadcast of early) this.sendBroadcast(broadcast) }
-      }
-    )
+    this.joinDone = done
+    this.process.start(Exit.succeed(this), () => {})
+    this.process.push(new JoinRequest(payload))
+    // Its turn now and not in the run queue: most joins are done at once, and the connection waits for this one.
+    this.process.run()
   }
 
   private readonly join = Effect.fnUntraced(function*(this: ChannelServer, payload: unknown) {
-    const codec = this.definition.contract?.join
+    const codec = this.definition.contract.join
     const decoded = codec?.decode(payload) ?? Exit.succeed(payload)
     if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
-    const joined = yield* this.definition.join(this, decoded.value).pipe(
+    const handlers = yield* this.definition.join(this, decoded.value).pipe(
       Effect.mapError((error) => codec === undefined ? error : orThrow(codec.encodeError(error)))
     )
-    const handlers = joined ?? {}
-    const reply = handlers.reply === undefined ? {} : codec === undefined
-      ? handlers.reply
-      : orThrow(codec.encodeSuccess(handlers.reply))
-    this.handlers = handlers
     yield* this.connection.pubsub.subscribe(this.topic, this)
-    return reply
+    return handlers ?? {}
   })
+
+  private afterJoin(exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    if (exit._tag === "Failure") {
+      if (onlyFailure(exit.cause) === undefined) return exit
+      // Refused: the client has its answer before the process ends.
+      this.answerJoin(exit)
+      this.process.stop(process.shutdown())
+      return Exit.void
+    }
+    const handlers = exit.value as Handlers
+    const codec = this.definition.contract.join
+    const { reply } = handlers
+    const response = reply === undefined ? {} : codec === undefined ? reply : orThrow(codec.encodeSuccess(reply))
+    this.handlers = handlers
+    this.joined = true
+    this.answerJoin(Exit.succeed(response))
+    const early = this.early
+    this.early = undefined
+    if (early !== undefined) { for (const broadcast of early) this.sendBroadcast(broadcast) }
+    return Exit.void
+  }
+
+  private answerJoin(exit: Exit.Exit<unknown, unknown>): void {
+    const done = this.joinDone
+    this.joinDone = undefined
+    done?.(exit)
+  }
 
   // --- the mailbox --------------------------------------------------------------------------------------------------
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
     if (message instanceof Incoming) return this.handleIn(message.message)
+    if (message instanceof JoinRequest) return this.join(message.payload)
     if (message instanceof Intercepted) return this.handleOut(message.broadcast)
     if (message instanceof ConnectionEnded) {
       this.process.stop(message.reason)
@@ -219,13 +237,13 @@ export class ChannelServer implements process.Behaviour {
       return Effect.void
     }
     const event = String(message.event)
-    const { contract } = this.definition
+    const { incoming } = this.definition.contract
     const { handleIn, handleUndeclared } = this.handlers
     this.incoming = message
-    if (contract === undefined) {
+    if (incoming === undefined) {
       return typeof handleIn === "function" ? handleIn(event, message.payload) : this.unmatched(message)
     }
-    const codec = contract.incoming.get(event)
+    const codec = incoming.get(event)
     if (codec === undefined) return handleUndeclared?.(event, message.payload) ?? this.unmatched(message)
     const payload = codec.decode(message.payload)
     if (payload._tag === "Failure") {
@@ -245,11 +263,12 @@ export class ChannelServer implements process.Behaviour {
 
   /** Turns the outcome of handleIn into a reply; there is no fiber left to do so when the handler had none. */
   complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    if (message instanceof JoinRequest) return this.afterJoin(exit)
     const incoming = this.incoming
     if (incoming === undefined || !(message instanceof Incoming)) return exit
     this.incoming = undefined
     try {
-      const codec = this.definition.contract?.incoming.get(String(incoming.event))
+      const codec = this.definition.contract.incoming?.get(String(incoming.event))
       if (exit._tag === "Success") {
         this.answerWith(incoming, codec, exit.value)
         return exit
@@ -274,10 +293,9 @@ export class ChannelServer implements process.Behaviour {
 
   private handleOut(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
     const { handleOut } = this.handlers
-    if (typeof handleOut === "function") return handleOut(broadcast.event, broadcast.payload)
-    const payload = this.definition.contract?.outgoing.get(broadcast.event)?.decode(broadcast.payload)
+    const payload = this.definition.contract.outgoing?.get(broadcast.event)?.decode(broadcast.payload)
     if (payload?._tag === "Failure") return payload
-    return handleOut?.[broadcast.event]?.(payload?.value) ?? Effect.void
+    return handleOut?.[broadcast.event]?.(payload === undefined ? broadcast.payload : payload.value) ?? Effect.void
   }
 
   terminate(reason: process.ExitReason): Effect.Effect<unknown, unknown> {
@@ -285,7 +303,9 @@ export class ChannelServer implements process.Behaviour {
     return this.handlers.terminate?.(reason) ?? Effect.void
   }
 
-  ended(): void {
+  ended(reason: process.ExitReason): void {
+    // The join did not come to its end: it crashed, or the process was ended from outside.
+    this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
     this.connection.channelEnded(this)
   }
 
@@ -294,7 +314,7 @@ export class ChannelServer implements process.Behaviour {
   /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
   deliver(message: unknown, delivery: PubSub.Delivery): void {
     if (!isBroadcast(message)) this.process.push(message)
-    else if (this.definition.intercept.has(message.event)) this.process.push(new Intercepted(message))
+    else if (this.definition.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
     else if (this.joined) {
       this.connection.send(delivery.memo(this.connection.serializer, message, encodeFastlane))
     } else (this.early ??= []).push(message)
@@ -309,7 +329,13 @@ export class ChannelServer implements process.Behaviour {
   push(event: string, payload: unknown): Effect.Effect<void> {
     return Effect.sync(() => {
       this.assertJoined("push")
-      const message = Message.message(this.ownRef, null, this.topic, event, this.encode(event, payload))
+      const message = Message.message(
+        this.ownRef,
+        null,
+        this.topic,
+        event,
+        encodeOutgoing(this.definition.contract, event, payload)
+      )
       this.connection.send(Result.getOrThrow(this.connection.serializer.encode(message)))
     })
   }
@@ -325,7 +351,7 @@ export class ChannelServer implements process.Behaviour {
   private publish(event: string, payload: unknown, from: Process.Pid | undefined): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.assertJoined("broadcast")
-      const broadcast = Message.broadcast(this.topic, event, this.encode(event, payload))
+      const broadcast = Message.broadcast(this.topic, event, encodeOutgoing(this.definition.contract, event, payload))
       return Effect.orDie(this.connection.pubsub.broadcast(this.topic, broadcast, from))
     })
   }
@@ -374,12 +400,6 @@ export class ChannelServer implements process.Behaviour {
     this.connection.send(Result.getOrThrow(this.connection.serializer.encode(reply)))
   }
 
-  private encode(event: string, payload: unknown): unknown {
-    const { contract } = this.definition
-    if (contract === undefined) return payload
-    return encodeOutgoing(contract, event, payload)
-  }
-
   private assertJoined(action: string): void {
     if (this.joined) return
     throw new ChannelError({
@@ -391,6 +411,7 @@ export class ChannelServer implements process.Behaviour {
 
 /** The payload of a push or broadcast as it travels. */
 export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
+  if (contract.outgoing === undefined) return payload
   const codec = contract.outgoing.get(event)
   if (codec !== undefined) return orThrow(codec.encode(payload))
   throw new ChannelError({ code: "INVALID_PAYLOAD", message: `the contract has no outgoing event ${event}` })
@@ -416,5 +437,6 @@ const refusal = (cause: Cause.Cause<import("effect").Schema.SchemaError>): unkno
 const about = (message: unknown): Record<string, unknown> => {
   if (message instanceof Incoming) return { event: message.message.event, ref: message.message.ref }
   if (message instanceof Intercepted) return { event: message.broadcast.event }
+  if (message instanceof JoinRequest) return { event: "phx_join" }
   return {}
 }

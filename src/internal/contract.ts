@@ -29,11 +29,11 @@ export interface CompiledEvent {
   readonly replies: boolean
 }
 
-/** A contract made ready for use: every schema compiled once, looked up by name in Maps. */
+/** A contract made ready for use: every schema compiled once, looked up by name in Maps. What it leaves out is free. */
 export interface Compiled {
-  readonly join: CompiledEvent
-  readonly incoming: ReadonlyMap<string, CompiledEvent>
-  readonly outgoing: ReadonlyMap<string, { readonly encode: Codec; readonly decode: Codec }>
+  readonly join: CompiledEvent | undefined
+  readonly incoming: ReadonlyMap<string, CompiledEvent> | undefined
+  readonly outgoing: ReadonlyMap<string, { readonly encode: Codec; readonly decode: Codec }> | undefined
   readonly intercept: ReadonlySet<string>
 }
 
@@ -55,16 +55,17 @@ const compileEvent = (event: EventSchemas): CompiledEvent => ({
 })
 
 export const compile = (schemas: Schemas): Compiled => ({
-  join: compileEvent(schemas.join ?? {}),
-  incoming: new Map(Object.entries(schemas.incoming ?? {}).map(([name, event]) => [name, compileEvent(event)])),
-  outgoing: new Map(
-    Object.entries(schemas.outgoing ?? {}).map(([name, schema]) => [name, {
-      encode: encoder(schema),
-      decode: decoder(schema)
-    }])
-  ),
+  join: schemas.join && compileEvent(schemas.join),
+  incoming: mapValues(schemas.incoming, compileEvent),
+  outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
   intercept: new Set(schemas.intercept)
 })
+
+const mapValues = <A, B>(
+  record: Readonly<Record<string, A>> | undefined,
+  f: (value: A) => B
+): ReadonlyMap<string, B> | undefined =>
+  record && new Map(Object.entries(record).map(([key, value]) => [key, f(value)]))
 
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
 

@@ -1,4 +1,4 @@
-import { Cause, Context, Effect, Exit, Result } from "effect"
+import { Context, Effect, Exit, Result } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
@@ -179,49 +179,42 @@ export class SocketServer implements process.Behaviour, Connection {
     const context = withServices(definition.context, this.assigns)
     const channel = new ChannelServer(definition, this, runtime.system, runtime.channelGroup, context, message, topic)
     this.joining = channel
-    let outcome: Effect.Effect<void> | undefined
     let resume: ((effect: Effect.Effect<void>) => void) | undefined
     channel.start(message.payload, (exit) => {
       this.joining = undefined
-      outcome = this.afterJoin(channel, message, exit)
-      // The client hears of the end of the channel it has replaced after it has the reply of the new one.
-      if (replaced !== undefined) this.sendClose(replaced)
-      resume?.(outcome)
+      try {
+        this.afterJoin(channel, message, exit)
+      } finally {
+        // The client hears of the end of the channel it has replaced after it has the reply of the new one.
+        if (replaced !== undefined) this.sendClose(replaced)
+        resume?.(Effect.void)
+      }
     })
-    return outcome ?? Effect.callback((callback) => {
-      if (outcome === undefined) resume = callback
-      else callback(outcome)
+    if (this.joining === undefined) return Effect.void
+    return Effect.callback((callback) => {
+      if (this.joining === undefined) callback(Effect.void)
+      else resume = callback
     })
   }
 
-  private afterJoin(
-    channel: ChannelServer,
-    message: Message.Inbound,
-    exit: Exit.Exit<unknown, unknown>
-  ): Effect.Effect<void> {
-    let cause: Cause.Cause<unknown>
-    if (exit._tag === "Success") {
-      if (!this.process.alive) return Effect.void
-      const sent = this.trySendReply(message, message.joinRef, "ok", exit.value)
-      if (sent._tag === "Success") {
-        this.joined.set(channel.topic, channel)
-        return Effect.void
-      }
-      cause = sent.cause
-      channel.process.signal(process.crash(cause))
-    } else {
-      cause = exit.cause
-      const failure = onlyFailure(cause)
-      if (failure !== undefined) {
-        const sent = this.trySendReply(message, message.joinRef, "error", failure.error)
-        if (sent._tag === "Success") return Effect.void
-        cause = sent.cause
-      }
+  private afterJoin(channel: ChannelServer, message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): void {
+    const failure = exit._tag === "Failure" ? onlyFailure(exit.cause) : undefined
+    if (exit._tag === "Failure" && failure === undefined) return this.joinCrashed(message)
+    const reply = exit._tag === "Success"
+      ? Message.reply(message.joinRef, message.ref, message.topic, "ok", exit.value)
+      : Message.reply(message.joinRef, message.ref, message.topic, "error", failure?.error)
+    const frame = this.serializer.encode(reply)
+    if (Result.isFailure(frame)) {
+      this.joinCrashed(message)
+      // Thrown into the channel: its process crashes, and says so.
+      throw frame.failure
     }
+    this.transport.send(frame.success)
+    if (exit._tag === "Success") this.joined.set(channel.topic, channel)
+  }
+
+  private joinCrashed(message: Message.Inbound): void {
     this.sendReply(message, message.joinRef, "error", { reason: "join crashed" })
-    return Effect.logError("join crashed", cause).pipe(
-      Effect.annotateLogs({ process: channel.process.label, topic: channel.topic })
-    )
   }
 
   /** The topic is joined already: the old channel ends, then the new one starts. */
@@ -281,18 +274,6 @@ export class SocketServer implements process.Behaviour, Connection {
   private sendReply(to: Message.Inbound, joinRef: Message.Ref, status: string, payload: unknown): void {
     const reply = Message.reply(joinRef, to.ref, to.topic, status, payload)
     this.transport.send(Result.getOrThrow(this.serializer.encode(reply)))
-  }
-
-  private trySendReply(
-    to: Message.Inbound,
-    joinRef: Message.Ref,
-    status: string,
-    payload: unknown
-  ): Exit.Exit<void> {
-    const frame = this.serializer.encode(Message.reply(joinRef, to.ref, to.topic, status, payload))
-    if (Result.isFailure(frame)) return Exit.die(frame.failure)
-    this.transport.send(frame.success)
-    return Exit.void
   }
 }
 

@@ -1,0 +1,200 @@
+/**
+ * The fixture application of the conformance suite, on the public API alone: it answers as the same application on Phoenix.
+ */
+import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { Cause, Config, Console, Context, Effect, Layer } from "effect"
+import { Channel, Endpoint, Message, Process, PubSub, Socket } from "effect-channels"
+import { HttpRouter, HttpServer } from "effect/http"
+import { createServer } from "node:http"
+
+class User extends Context.Service<User, { readonly id: string | null }>()("conformance/User") {}
+
+type Json = { readonly [key: string]: unknown }
+const isObject = (value: unknown): value is Json =>
+  typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array)
+const field = (payload: unknown, name: string): unknown =>
+  isObject(payload) && Object.hasOwn(payload, name) ? payload[name] : undefined
+const text = (payload: unknown, name: string): string => {
+  const value = field(payload, name)
+  if (typeof value !== "string") throw new TypeError(`${name} must be a string`)
+  return value
+}
+const truthy = (value: unknown): boolean => value !== undefined && value !== null && value !== false
+const withKey = (payload: unknown, name: string, value: unknown): unknown =>
+  Object.fromEntries([...Object.entries(isObject(payload) ? payload : {}), [name, value]])
+
+/** An exit reason as Elixir writes it. */
+const inspect = (reason: Process.ExitReason): string => {
+  switch (reason._tag) {
+    case "Normal":
+      return ":normal"
+    case "Shutdown":
+      return reason.detail === undefined ? ":shutdown" : `{:shutdown, :${String(reason.detail)}}`
+    case "Killed":
+      return ":killed"
+    case "Crash":
+      return Cause.squash(reason.cause) === "boom" ? "{:error, \"boom\"}" : "exception"
+  }
+}
+
+const Room = Channel.make("room:*", { assigns: User, intercept: ["masked"] })
+
+const RoomLive = Room.toLayer(
+  Effect.succeed(Effect.fnUntraced(function*(room, payload) {
+    const user = yield* User
+    let counter = 0
+    const roomId = room.topic.slice("room:".length)
+    const tell = (reason: Process.ExitReason) =>
+      Endpoint.broadcast("terminations", "terminated", { topic: room.topic, reason: inspect(reason) })
+    // A refused join has no handlers, and terminates all the same: its Scope is told the reason. One that raises does not.
+    yield* Effect.addFinalizer((exit) => {
+      const reason = Process.exitReason(exit)
+      return room.joined || reason._tag === "Shutdown" ? Effect.ignore(tell(reason)) : Effect.void
+    })
+    if (payload !== null && !isObject(payload)) return yield* Effect.die(new TypeError("the payload is no map"))
+    if (truthy(field(payload, "deny"))) return yield* Effect.fail({ reason: "unauthorized" })
+    if (truthy(field(payload, "crash"))) return yield* Effect.die(new Error("crash in join"))
+    if (truthy(field(payload, "after_join"))) yield* room.send({ _tag: "AfterJoin" })
+    const reply = isObject(payload) && Object.hasOwn(payload, "echo") ? payload["echo"] : {}
+
+    const handleIn = (
+      event: string,
+      payload: unknown
+    ): Effect.Effect<Channel.Answer | Channel.NoReply | void, unknown, PubSub.PubSub> => {
+      switch (event) {
+        case "echo":
+          return Effect.succeed(Channel.ok(payload))
+        case "reply_ok":
+          return Effect.succeed(Channel.ok())
+        case "reply_error":
+          return Effect.succeed(Channel.error(payload))
+        case "reply_error_bare":
+          return Effect.succeed(Channel.error())
+        case "message:new":
+          return Effect.as(
+            room.broadcast("message:new", { body: field(payload, "body") ?? null, user_id: user.id }),
+            Channel.ok()
+          )
+        case "typing:start":
+          return room.broadcastFrom("typing:start", { user_id: user.id })
+        case "push_me":
+          return room.push("pushed", payload)
+        case "push_two":
+          return Effect.as(
+            Effect.andThen(room.push("pushed", { n: 1 }), room.push("pushed", { n: 2 })),
+            Channel.ok()
+          )
+        case "async_reply":
+          return Effect.flatMap(
+            room.ref,
+            (ref) => Channel.reply(ref, "ok", payload).pipe(Effect.delay("50 millis"), Effect.forkDetach, Effect.asVoid)
+          )
+        case "slow":
+          return Effect.as(Effect.sleep(Number(field(payload, "ms"))), Channel.ok())
+        case "stop":
+          return room.stop()
+        case "stop_shutdown":
+          return room.stop(Process.shutdown())
+        case "stop_reply":
+          return Effect.as(room.stop(), Channel.ok(payload))
+        case "stop_error":
+          return room.stop(Process.crash(Cause.fail("boom")))
+        case "crash":
+          return Effect.die(new Error("crash"))
+        case "incr":
+          return Effect.succeed(Channel.ok({ counter: ++counter }))
+        case "send_after":
+          return Effect.asVoid(
+            room.sendAfter({ _tag: "Tick", value: field(payload, "value") }, Number(field(payload, "ms")))
+          )
+        case "masked":
+          return room.broadcast("masked", payload)
+        case "server_broadcast":
+          return Effect.as(
+            Endpoint.broadcast(text(payload, "topic"), text(payload, "event"), field(payload, "payload")),
+            Channel.ok()
+          )
+        case "local_broadcast":
+          return Effect.as(
+            Endpoint.localBroadcast(text(payload, "topic"), text(payload, "event"), field(payload, "payload")),
+            Channel.ok()
+          )
+        case "disconnect_user":
+          return Effect.as(Endpoint.disconnect(`user_socket:${text(payload, "id")}`), Channel.ok())
+        case "subscribe":
+          return Effect.as(room.subscribe(text(payload, "topic")), Channel.ok())
+        case "unsubscribe":
+          return Effect.as(room.unsubscribe(text(payload, "topic")), Channel.ok())
+        case "info":
+          return Effect.succeed(
+            Channel.ok({ topic: room.topic, joined: room.joined, user_id: user.id, room_id: roomId })
+          )
+        case "bin_echo":
+          return Effect.succeed(Channel.ok(payload))
+        case "bin_push":
+          return room.push("bin_pushed", payload)
+        case "bin_shout":
+          return room.broadcast("bin_shout", payload)
+        default:
+          return Effect.die(new Error(`no clause for ${event}`))
+      }
+    }
+
+    return {
+      reply,
+      handleIn,
+      handleOut: {
+        masked: (payload: unknown) =>
+          isObject(payload) && Object.hasOwn(payload, "skip_user") && payload["skip_user"] === user.id
+            ? Effect.void
+            : room.push("masked", withKey(payload, "for", user.id))
+      },
+      handleInfo: (message: unknown) => {
+        switch (field(message, "_tag")) {
+          case "AfterJoin":
+            return room.push("messages:history", { messages: [] })
+          case "Tick":
+            return room.push("tick", { value: field(message, "value") ?? null })
+          case "Broadcast": {
+            const { event, payload, topic } = message as Message.Broadcast
+            return room.push("relayed", { topic, event, payload })
+          }
+          default:
+            return Effect.void
+        }
+      }
+    }
+  }))
+)
+
+const Notifications = Channel.make("notifications:*")
+const NotificationsLive = Notifications.toLayer(
+  Effect.succeed(() => Effect.succeed({ reply: { kind: "notifications" } }))
+)
+
+const UserSocket = Socket.make("user_socket", { channels: [Room, Notifications] })
+const UserSocketLive = UserSocket.toLayer(Effect.succeed(({ params }) => {
+  if (params["token"] === "bad") return Effect.fail(Socket.refuse())
+  const id = typeof params["user_id"] === "string" ? params["user_id"] : null
+  return Effect.succeed(
+    Socket.accept({ id: id === null ? undefined : `user_socket:${id}`, assigns: Context.make(User, { id }) })
+  )
+}))
+
+const Main = Layer.unwrap(Effect.gen(function*() {
+  const port = yield* Config.Port("PORT").pipe(Config.withDefault(4000))
+  const timeout = yield* Config.Int("WS_TIMEOUT").pipe(Config.withDefault(60_000))
+  const checkOrigin = yield* Config.String("CHECK_ORIGIN").pipe(
+    Config.map((list): ReadonlyArray<string> | false => list.split(",")),
+    Config.withDefault(false as const)
+  )
+  const Sockets = Endpoint.mount(UserSocket, { path: "/socket", websocket: { timeout, checkOrigin } })
+  const Listening = Layer.effectDiscard(Effect.andThen(HttpServer.HttpServer, Console.log("listening")))
+  return Layer.provideMerge(Listening, HttpRouter.serve(Sockets, { disableListenLog: true, disableLogger: true })).pipe(
+    Layer.provide([RoomLive, NotificationsLive, UserSocketLive]),
+    Layer.provide(PubSub.layer),
+    Layer.provide(NodeHttpServer.layer(createServer, { port, host: "127.0.0.1", disablePreemptiveShutdown: true }))
+  )
+}))
+
+NodeRuntime.runMain(Layer.launch(Main))

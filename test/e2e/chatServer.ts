@@ -1,0 +1,121 @@
+import { type ChildProcess, spawn } from "node:child_process"
+import { once } from "node:events"
+import { readFileSync } from "node:fs"
+import { createServer } from "node:net"
+import { fileURLToPath } from "node:url"
+
+const root = fileURLToPath(new URL("../..", import.meta.url))
+
+/** The last command of `npm start`, the one that runs the chat; without its `node`. */
+const startArguments = (): ReadonlyArray<string> => {
+  const { scripts } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as { scripts: { start: string } }
+  const [program, ...args] = scripts.start.split("&&").at(-1)?.trim().split(" ") ?? []
+  if (program !== "node") throw new Error(`npm start no longer ends in a node command: ${scripts.start}`)
+  return args
+}
+
+/** A port that nobody listens on now. */
+export const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0)
+  await once(server, "listening")
+  const address = server.address()
+  server.close()
+  await once(server, "close")
+  if (address === null || typeof address === "string") throw new Error("no port")
+  return address.port
+}
+
+/** A Node program that serves HTTP, in a process of its own, with everything it has written. */
+export class ServerProcess {
+  log = ""
+  private readonly child: ChildProcess
+  private readonly exited: Promise<unknown>
+
+  constructor(args: ReadonlyArray<string>, env: Readonly<Record<string, string>> = {}) {
+    this.child = spawn(process.execPath, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ["ignore", "pipe", "pipe"]
+    })
+    this.exited = once(this.child, "exit")
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => this.log += text)
+    }
+  }
+
+  /** The port of its "Listening on" line, as soon as that is there. */
+  listening(): Promise<number> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        const port = /Listening on \S+:(\d+)/.exec(this.log)?.[1]
+        if (port !== undefined) resolve(Number(port))
+      }
+      look()
+      this.child.stdout?.on("data", look)
+      this.child.once("exit", (code) => reject(new Error(`the server ended with ${code}:\n${this.log}`)))
+    })
+  }
+
+  /** Asks it to end, and gives its exit code; null when it had to be killed. */
+  async stop(): Promise<number | null> {
+    const timer = setTimeout(() => this.child.kill("SIGKILL"), 10_000)
+    this.child.kill("SIGTERM")
+    await this.exited
+    clearTimeout(timer)
+    return this.child.exitCode
+  }
+
+  /** Ends it without asking. */
+  async kill(): Promise<void> {
+    this.child.kill("SIGKILL")
+    await this.exited
+  }
+}
+
+/** The chat of examples/chat, started as `npm start` does. */
+export class ChatServer {
+  readonly url: string
+  readonly adminToken = "let me in"
+  private readonly env: Readonly<Record<string, string>>
+  private process: ServerProcess
+  private earlier = ""
+
+  private constructor(port: number, env: Readonly<Record<string, string>>) {
+    this.url = `http://localhost:${port}`
+    this.env = { ...env, PORT: String(port), ADMIN_TOKEN: this.adminToken }
+    this.process = new ServerProcess(startArguments(), this.env)
+  }
+
+  static async start(env: Readonly<Record<string, string>> = {}): Promise<ChatServer> {
+    const server = new ChatServer(await freePort(), env)
+    await server.process.listening()
+    return server
+  }
+
+  get log(): string {
+    return this.earlier + this.process.log
+  }
+
+  /** Kills it and starts it anew, on the same port. */
+  async restart(whileDown: () => Promise<void>): Promise<void> {
+    await this.process.kill()
+    await whileDown()
+    this.earlier = this.log
+    this.process = new ServerProcess(startArguments(), this.env)
+    await this.process.listening()
+  }
+
+  stop(): Promise<number | null> {
+    return this.process.stop()
+  }
+
+  /** One of the routes for whoever knows the `ADMIN_TOKEN`; gives the status. */
+  async admin(path: string, body: unknown = {}, token = this.adminToken): Promise<number> {
+    const { status } = await fetch(this.url + path, {
+      method: "POST",
+      headers: { "authorization": `Bearer ${token}`, "content-type": "application/json" },
+      body: JSON.stringify(body)
+    })
+    return status
+  }
+}
