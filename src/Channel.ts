@@ -2,7 +2,7 @@
  * Channels: what clients join, and the process that serves each of them.
  *
  * Describe a channel with {@link make}, where you like as a contract that server, tests and browser share; say what it
- * does with `toLayer`; mount it with a `Socket`. Every client that joins a topic gets a process of its own: it handles one
+ * does with `layer` or `toLayer`; mount it with a `Socket`. Every client that joins a topic gets a process of its own: it handles one
  * message at a time, its state is plain variables, and when it crashes only that client's channel is gone (and joined
  * again by phoenix.js).
  *
@@ -134,7 +134,7 @@ export type SocketRef = internal.SocketRef
  * import { Channel } from "effect-channels"
  *
  * const Slow = Channel.make("slow:*")
- * const SlowLive = Slow.toLayer(Effect.succeed((channel) =>
+ * const SlowLive = Slow.layer((channel) =>
  *   Effect.succeed({
  *     handleIn: () =>
  *       Effect.gen(function*() {
@@ -143,7 +143,7 @@ export type SocketRef = internal.SocketRef
  *         return Channel.noReply
  *       })
  *   })
- * ))
+ * )
  * ```
  *
  * @param status - `"ok"`, `"error"`, or a word of your own
@@ -151,10 +151,10 @@ export type SocketRef = internal.SocketRef
  */
 export const reply: (ref: SocketRef, status: string, payload?: unknown) => Effect.Effect<void> = internal.reply
 
-/** Returned by `handleIn` when it does not answer, or answers later by {@link reply}. */
-export const noReply: typeof internal.noReply = internal.noReply
 /** The type of {@link noReply}. */
-export type NoReply = typeof noReply
+export type NoReply = internal.NoReply
+/** Returned by `handleIn` when it does not answer, or answers later by {@link reply}. */
+export const noReply: NoReply = internal.noReply
 
 /** What a `handleIn` without a contract returns to answer. */
 export type Answer = internal.Answer
@@ -252,9 +252,7 @@ export interface Options {
   readonly shutdown?: Duration.Input | undefined
 }
 
-/**
- * A channel: the topics it serves and its contract. Made by {@link make}.
- */
+/** A channel: the topics it serves and its contract. Made by {@link make}. */
 export interface Channel<Topic extends string, C> {
   /** An exact topic, or a prefix with `*` at the end. */
   readonly topic: Topic
@@ -262,13 +260,17 @@ export interface Channel<Topic extends string, C> {
   /** The key under which `toLayer` provides the implementation. */
   readonly handler: Context.Key<Handler<Topic>, internal.Definition>
   /**
-   * Says what the channel does.
+   * Says what the channel does: `join` runs at every join, in the new process and before its first message. It gets the
+   * channel and the join's payload; it fails to refuse the join, and returns the handlers.
    *
-   * `build` runs once, when the Layer is built, and returns the function that runs at every join, in the new process and
-   * before its first message. That function gets the channel and the join's payload; it fails to refuse the join, and
-   * returns the handlers. Services that handlers use are required by the Layer, but for `assigns`, the Scope (closed
-   * when this channel ends) and `Process.Self`.
+   * Services that `join` and the handlers use are required by the Layer, but for `assigns`, the Scope (it closes when this
+   * channel ends) and `Process.Self`.
    */
+  readonly layer: <H extends Handlers<C, unknown> | void, RI = never>(
+    join: (self: Self<C>, payload: JoinPayload<C>) => Effect.Effect<H & NothingElse<C, H>, JoinError<C>, RI>,
+    options?: Options
+  ) => Layer.Layer<Handler<Topic>, never, Exclude<RI | ServicesOf<H>, Assigns<C> | Process.Own>>
+  /** As `layer`, where something has to be done or looked up first, once, when the Layer is built. */
   readonly toLayer: <H extends Handlers<C, unknown> | void, RI = never, EX = never, RX = never>(
     build: Effect.Effect<
       (self: Self<C>, payload: JoinPayload<C>) => Effect.Effect<H & NothingElse<C, H>, JoinError<C>, RI>,
@@ -313,14 +315,14 @@ export interface Channel<Topic extends string, C> {
  *   outgoing: { changed: Schema.Struct({ sum: Schema.Finite }) }
  * })
  *
- * const CounterLive = Counter.toLayer(Effect.succeed((channel) => {
+ * const CounterLive = Counter.layer((channel) => {
  *   let sum = 0
  *   return Effect.succeed({
  *     handleIn: {
- *       add: ({ n }) => Effect.as(channel.broadcast("changed", { sum: sum += n }), { sum })
+ *       add: ({ n }) => Effect.map(channel.broadcast("changed", { sum: sum += n }), () => ({ sum }))
  *     }
  *   })
- * }))
+ * })
  * ```
  *
  * @param topic - an exact topic, or a prefix followed by `*`, which stands for anything and nothing; `*` elsewhere is an
@@ -340,7 +342,7 @@ export const make: {
     PubSub.PubSub.use((pubsub) =>
       pubsub.broadcast(topic, Message.broadcast(topic, event, internal.encodeOutgoing(compiled, event, payload)), from)
     )
-  const toLayer = (build: Effect.Effect<internal.Join, unknown, never>, options?: Options) =>
+  const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
@@ -357,6 +359,7 @@ export const make: {
     topic,
     contract,
     handler,
+    layer: (join: internal.Join, options?: Options) => toLayer(Effect.succeed(join), options),
     toLayer,
     broadcast: (topic: string, event: string, payload: unknown) => publish(topic, event, payload),
     broadcastFrom: (from: Process.Pid, topic: string, event: string, payload: unknown) =>

@@ -14,11 +14,11 @@
  * import { Channel, ChannelTest, Socket } from "effect-channels"
  *
  * const Lobby = Channel.make("lobby")
- * const LobbyLive = Lobby.toLayer(Effect.succeed((lobby) =>
+ * const LobbyLive = Lobby.layer((lobby) =>
  *   Effect.succeed({ handleIn: (event, payload) => Effect.as(lobby.broadcast(event, payload), Channel.ok()) })
- * ))
+ * )
  * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
- * const UserSocketLive = UserSocket.toLayer(Effect.succeed(() => Effect.succeed(Socket.accept())))
+ * const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
  * const TestLive = Layer.mergeAll(LobbyLive, UserSocketLive).pipe(Layer.provideMerge(ChannelTest.layer))
  *
  * it.effect("broadcasts what it is sent", () =>

@@ -29,7 +29,7 @@ export type WebSocketOptions = WebSocket.Options
 /**
  * Mounts a socket on the `HttpRouter` of an application.
  *
- * The Layer asks for the socket's `toLayer`, for those of all its channels, and for a `PubSub.layer`. Provide the latter
+ * The Layer asks for the socket's `layer`, for those of all its channels, and for a `PubSub.layer`. Provide the latter
  * outside of `HttpRouter.serve`, so that the rest of the application shares it. When the Layer's scope closes, all
  * connections are closed with 1012, which makes clients connect again.
  *
@@ -42,11 +42,11 @@ export type WebSocketOptions = WebSocket.Options
  * import { createServer } from "node:http"
  *
  * const Lobby = Channel.make("lobby")
- * const LobbyLive = Lobby.toLayer(Effect.succeed((lobby) =>
+ * const LobbyLive = Lobby.layer((lobby) =>
  *   Effect.succeed({ handleIn: (event, payload) => lobby.broadcast(event, payload) })
- * ))
+ * )
  * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
- * const UserSocketLive = UserSocket.toLayer(Effect.succeed(() => Effect.succeed(Socket.accept())))
+ * const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
  *
  * const Http = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket" })).pipe(
  *   Layer.provide([LobbyLive, UserSocketLive]),

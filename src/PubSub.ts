@@ -7,7 +7,7 @@
  * The model is Phoenix.PubSub (https://hexdocs.pm/phoenix_pubsub). How messages travel between nodes is the business of an
  * {@link Adapter}; {@link layer} is for a single node.
  */
-import { Context, Data, Effect, Layer, type Scope } from "effect"
+import { Cause, Context, Data, Effect, Exit, Layer, type Scope } from "effect"
 import { Entry, Topics } from "./internal/topics.ts"
 import * as Process from "./Process.ts"
 
@@ -169,32 +169,49 @@ export const layerAdapter = <E, R>(
     PubSub,
     Effect.gen(function*() {
       const context = yield* Effect.context<never>()
-      const adapter = yield* make((topic, message) => topics.dispatch(topic, message))
-      const topics = new Topics(adapter, Effect.runForkWith(context))
-      const dispatch = (topic: string, message: unknown, from?: Process.Pid) =>
-        Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
-      return PubSub.of({
-        node: adapter.node,
-        subscribe: (topic, subscriber) =>
-          Effect.suspend(() => {
-            const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
-            return Effect.as(live, entry)
-          }),
-        unsubscribe: (subscription) =>
-          Effect.sync(() => {
-            if (subscription instanceof Entry) topics.remove(subscription)
-          }),
-        unsubscribeAll: (topic, pid) => Effect.sync(() => topics.removeAll(topic, Process.fromPid(pid))),
-        broadcast: (topic, message, from) =>
-          Effect.flatMap(adapter.broadcast(topic, message), () => dispatch(topic, message, from)),
-        localBroadcast: dispatch,
-        directBroadcast: (node, topic, message) =>
-          node === adapter.node ? dispatch(topic, message) : adapter.direct(node, topic, message),
-        subscriberCount: (topic) => topics.count(topic),
-        topics: () => topics.names
+      const fork = Effect.runForkWith(context)
+      let topics: Topics | undefined
+      const adapter = yield* make((topic, message) => {
+        try {
+          topics?.dispatch(topic, message)
+        } catch (defect) {
+          // A message of another node that cannot be encoded here: the sender is far away, and the adapter is not to blame.
+          fork(
+            Effect.logError("a message of another node was not delivered to all", Cause.die(defect)).pipe(
+              Effect.annotateLogs({ topic })
+            )
+          )
+        }
       })
+      return PubSub.of(service(adapter, topics = new Topics(adapter, fork)))
     })
   ).pipe(Layer.provideMerge(Process.System.layer))
+
+const service = (adapter: Adapter, topics: Topics): PubSub["Service"] => {
+  const dispatch = (topic: string, message: unknown, from?: Process.Pid) =>
+    Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
+  return {
+    node: adapter.node,
+    subscribe: (topic, subscriber) =>
+      Effect.suspend(() => {
+        const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
+        if (Exit.isExit(live)) return Effect.succeed(entry)
+        return Effect.as(live, entry).pipe(Effect.onError(() => Effect.sync(() => topics.remove(entry))))
+      }),
+    unsubscribe: (subscription) =>
+      Effect.sync(() => {
+        if (subscription instanceof Entry) topics.remove(subscription)
+      }),
+    unsubscribeAll: (topic, pid) => Effect.sync(() => topics.removeAll(topic, Process.fromPid(pid))),
+    broadcast: (topic, message, from) =>
+      Effect.flatMap(adapter.broadcast(topic, message), () => dispatch(topic, message, from)),
+    localBroadcast: dispatch,
+    directBroadcast: (node, topic, message) =>
+      node === adapter.node ? dispatch(topic, message) : adapter.direct(node, topic, message),
+    subscriberCount: (topic) => topics.count(topic),
+    topics: () => topics.names
+  }
+}
 
 const single: Adapter = {
   node: "local",

@@ -1,7 +1,7 @@
 /**
  * Sockets: who may connect, and which channels a connection can join.
  *
- * Describe a socket with {@link make}, say with `toLayer` whom it accepts, and mount it with `Endpoint.mount`. Every
+ * Describe a socket with {@link make}, say with `layer` or `toLayer` whom it accepts, and mount it with `Endpoint.mount`. Every
  * connection is a process; it passes messages to the channels it has joined and is not touched when one of them crashes.
  *
  * The model is Phoenix.Socket (https://hexdocs.pm/phoenix/Phoenix.Socket.html).
@@ -81,7 +81,8 @@ export type ChannelHandlers<Channels extends ReadonlyArray<AnyChannel>> = {
     : never
 }[number]
 
-type Connect = (info: ConnectInfo) => Effect.Effect<Accepted<never>, Refused>
+/** What decides about a client. */
+export type Connect<A, R = never> = (info: ConnectInfo) => Effect.Effect<Accepted<A>, Refused, R>
 
 /** The service that stands for the `connect` of a socket; `toLayer` provides it, mounting requires it. */
 export interface Handler<Name extends string> {
@@ -105,17 +106,18 @@ export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyC
   readonly maxChannels: number
   readonly serializers: Serializer.Serializers
   /** The key under which `toLayer` provides the implementation. */
-  readonly handler: Context.Key<Handler<Name>, Connect>
+  readonly handler: Context.Key<Handler<Name>, Connect<never>>
   /**
-   * Says who may connect.
-   *
-   * `build` runs once, when the Layer is built, and returns the function that runs for every client, before the
-   * WebSocket is opened. It returns {@link accept} with the assigns of all channels, or fails with {@link refuse}. When
-   * it dies, the client gets HTTP 500.
+   * Says who may connect: `connect` runs for every client, before the WebSocket is opened. It returns {@link accept} with
+   * the assigns of all channels, or fails with {@link refuse}; when it dies, the client gets HTTP 500.
    */
+  readonly layer: <RI = never>(
+    connect: Connect<Assigns<Channels>, RI>
+  ) => Layer.Layer<Handler<Name>, never, Exclude<RI, Scope.Scope>>
+  /** As `layer`, where something has to be done or looked up first, once, when the Layer is built. */
   readonly toLayer: <RI = never, EX = never, RX = never>(
-    build: Effect.Effect<(info: ConnectInfo) => Effect.Effect<Accepted<Assigns<Channels>>, Refused, RI>, EX, RX>
-  ) => Layer.Layer<Handler<Name>, EX, Exclude<RX, Scope.Scope> | Exclude<RI, Scope.Scope>>
+    build: Effect.Effect<Connect<Assigns<Channels>, RI>, EX, RX>
+  ) => Layer.Layer<Handler<Name>, EX, Exclude<RX | RI, Scope.Scope>>
 }
 
 /**
@@ -128,9 +130,9 @@ export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyC
  *
  * const Lobby = Channel.make("lobby")
  * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
- * const UserSocketLive = UserSocket.toLayer(Effect.succeed(({ params }) =>
+ * const UserSocketLive = UserSocket.layer(({ params }) =>
  *   params["token"] === "open sesame" ? Effect.succeed(Socket.accept()) : Effect.fail(Socket.refuse("wrong token"))
- * ))
+ * )
  * ```
  *
  * @param name - for logs, and to tell sockets of one application apart
@@ -139,12 +141,12 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
   name: Name,
   options: Options<Channels>
 ): Socket<Name, Channels> => {
-  const handler = Context.Service<Handler<Name>, Connect>(`effect-channels/Socket/${name}`)
-  const toLayer = (build: Effect.Effect<Connect>) =>
+  const handler = Context.Service<Handler<Name>, Connect<never>>(`effect-channels/Socket/${name}`)
+  const toLayer = (build: Effect.Effect<Connect<never>>) =>
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
-        Effect.map(build, (connect): Connect => (info) => Effect.provideContext(connect(info), context))
+        Effect.map(build, (connect): Connect<never> => (info) => Effect.provideContext(connect(info), context))
       )
     )
   return {
@@ -154,6 +156,7 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
     serializers: options.serializers ?? Serializer.defaults,
     handler,
     // What `connect` requires is taken from the Context of the Layer, as the type of `toLayer` says.
+    layer: erase((connect: Connect<never>) => toLayer(Effect.succeed(connect))),
     toLayer: erase(toLayer)
   }
 }
@@ -166,7 +169,7 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
 export interface Acceptor {
   readonly name: string
   readonly serializers: Serializer.Serializers
-  readonly connect: Connect
+  readonly connect: Connect<never>
   /** Starts the process of a connection. */
   readonly open: (transport: Transport, serializer: Serializer.Serializer, client: Client) => SocketServer
   /** Ends all connections with the given reason and waits until they have ended. */

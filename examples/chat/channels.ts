@@ -49,10 +49,10 @@ const notifyMentioned = (message: Message, members: ReadonlyArray<User>) =>
     { discard: true }
   ).pipe(Effect.ignore)
 
-export const NotificationsLive = Notifications.toLayer(Effect.succeed(Effect.fnUntraced(function*(notifications) {
+export const NotificationsLive = Notifications.layer(Effect.fnUntraced(function*(notifications) {
   const user = yield* CurrentUser
   if (notifications.topic !== `notifications:${user.id}`) return yield* Effect.fail({ reason: "unauthorized" } as const)
-})))
+}))
 
 export const UserSocketLive = UserSocket.toLayer(Effect.gen(function*() {
   const tokens = yield* Token.Token

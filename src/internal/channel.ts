@@ -49,7 +49,11 @@ export class Answer {
   }
 }
 
-export const noReply: unique symbol = Symbol.for("effect-channels/Channel/noReply")
+/** Says that there is no answer, or not yet. */
+export interface NoReply {
+  readonly _tag: "NoReply"
+}
+export const noReply: NoReply = { _tag: "NoReply" }
 
 /** Where a reply goes; outlives the message and the channel. */
 export class SocketRef {
@@ -132,8 +136,9 @@ export class ChannelServer implements process.Behaviour {
   private joinDone: ((exit: Exit.Exit<unknown, unknown>) => void) | undefined = undefined
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
-  private early: Array<Message.Broadcast> | undefined = undefined
-  private announced = false
+  private early: Array<Frame> | undefined = undefined
+  /** Why the channel ends, when it wants to end by itself. */
+  private finishing: process.ExitReason | undefined = undefined
 
   constructor(
     definition: Definition,
@@ -176,17 +181,6 @@ export class ChannelServer implements process.Behaviour {
     this.process.run()
   }
 
-  private readonly join = Effect.fnUntraced(function*(this: ChannelServer, payload: unknown) {
-    const codec = this.definition.contract.join
-    const decoded = codec?.decode(payload) ?? Exit.succeed(payload)
-    if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
-    const handlers = yield* this.definition.join(this, decoded.value).pipe(
-      Effect.mapError((error) => codec === undefined ? error : orThrow(codec.encodeError(error)))
-    )
-    yield* this.connection.pubsub.subscribe(this.topic, this)
-    return handlers ?? {}
-  })
-
   private afterJoin(exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
     if (exit._tag === "Failure") {
       if (onlyFailure(exit.cause) === undefined) return exit
@@ -204,7 +198,8 @@ export class ChannelServer implements process.Behaviour {
     this.answerJoin(Exit.succeed(response))
     const early = this.early
     this.early = undefined
-    if (early !== undefined) { for (const broadcast of early) this.sendBroadcast(broadcast) }
+    if (early !== undefined) { for (const frame of early) this.connection.send(frame) }
+    if (this.finishing !== undefined) this.process.stop(this.finishing)
     return Exit.void
   }
 
@@ -218,7 +213,7 @@ export class ChannelServer implements process.Behaviour {
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
     if (message instanceof Incoming) return this.handleIn(message.message)
-    if (message instanceof JoinRequest) return this.join(message.payload)
+    if (message instanceof JoinRequest) return join(this, message.payload)
     if (message instanceof Intercepted) return this.handleOut(message.broadcast)
     if (message instanceof ConnectionEnded) {
       this.process.stop(message.reason)
@@ -299,7 +294,7 @@ export class ChannelServer implements process.Behaviour {
   }
 
   terminate(reason: process.ExitReason): Effect.Effect<unknown, unknown> {
-    if (this.announced) this.connection.channelClosing(this)
+    if (reason === this.finishing && process.isGraceful(reason)) this.connection.channelClosing(this)
     return this.handlers.terminate?.(reason) ?? Effect.void
   }
 
@@ -315,13 +310,11 @@ export class ChannelServer implements process.Behaviour {
   deliver(message: unknown, delivery: PubSub.Delivery): void {
     if (!isBroadcast(message)) this.process.push(message)
     else if (this.definition.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
-    else if (this.joined) {
-      this.connection.send(delivery.memo(this.connection.serializer, message, encodeFastlane))
-    } else (this.early ??= []).push(message)
-  }
-
-  private sendBroadcast(broadcast: Message.Broadcast): void {
-    this.connection.send(encodeFastlane(this.connection.serializer, broadcast))
+    else {
+      const frame = delivery.memo(this.connection.serializer, message, encodeFastlane)
+      if (this.joined) this.connection.send(frame)
+      else (this.early ??= []).push(frame)
+    }
   }
 
   // --- what user code is given --------------------------------------------------------------------------------------
@@ -365,7 +358,12 @@ export class ChannelServer implements process.Behaviour {
   }
 
   stop(reason: process.ExitReason = process.normal): Effect.Effect<void> {
-    return Effect.sync(() => this.finish(reason))
+    return Effect.suspend(() => {
+      this.finish(reason)
+      return reason._tag !== "Crash" ? Effect.void : Effect.logError("channel stopped", reason.cause).pipe(
+        Effect.annotateLogs({ process: this.process.label, topic: this.topic, ...aboutInbound(this.incoming) })
+      )
+    })
   }
 
   get ref(): Effect.Effect<SocketRef> {
@@ -391,8 +389,10 @@ export class ChannelServer implements process.Behaviour {
   // ------------------------------------------------------------------------------------------------------------------
 
   private finish(reason: process.ExitReason): void {
-    this.announced = process.isGraceful(reason)
-    this.process.stop(reason)
+    if (this.finishing !== undefined) return
+    this.finishing = reason
+    // Who wants to end during the join does so after the reply.
+    if (this.joined) this.process.stop(reason)
   }
 
   private answer(to: Message.Inbound, status: string, payload: unknown): void {
@@ -408,6 +408,18 @@ export class ChannelServer implements process.Behaviour {
     })
   }
 }
+
+/** Outside of the class: a function with a body of its own for every channel would cost each of them its memory. */
+const join = Effect.fnUntraced(function*(self: ChannelServer, payload: unknown) {
+  const { contract, join } = self.definition
+  const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
+  if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
+  const handlers = yield* join(self, decoded.value).pipe(
+    Effect.mapError((error) => contract.join === undefined ? error : orThrow(contract.join.encodeError(error)))
+  )
+  yield* self.connection.pubsub.subscribe(self.topic, self)
+  return handlers ?? {}
+})
 
 /** The payload of a push or broadcast as it travels. */
 export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
@@ -435,8 +447,11 @@ const refusal = (cause: Cause.Cause<import("effect").Schema.SchemaError>): unkno
 
 /** What the crash line says about a message: names, never payloads. */
 const about = (message: unknown): Record<string, unknown> => {
-  if (message instanceof Incoming) return { event: message.message.event, ref: message.message.ref }
+  if (message instanceof Incoming) return aboutInbound(message.message)
   if (message instanceof Intercepted) return { event: message.broadcast.event }
   if (message instanceof JoinRequest) return { event: "phx_join" }
   return {}
 }
+
+const aboutInbound = (message: Message.Inbound | undefined): Record<string, unknown> =>
+  message === undefined ? {} : { event: message.event, ref: message.ref }

@@ -131,6 +131,7 @@ export class Process implements Peer, Scope.Closeable, Turn {
     let failure: Exit.Exit<never, E> = Exit.interrupt()
     const watcher = { ended: () => started(failure) }
     const done = (exit: Exit.Exit<Behaviour, E>) => {
+      if (this.phase === Ended) return exit._tag === "Success" ? this.abandon(exit.value) : undefined
       if (exit._tag === "Success") {
         this.unwatch(watcher)
         this.behaviour = exit.value
@@ -229,13 +230,6 @@ export class Process implements Peer, Scope.Closeable, Turn {
     this.fiber = undefined
     fiber?.interruptUnsafe()
     this.finish(killed)
-  }
-
-  /** The supervisor has ended and left this process behind. */
-  orphan(): void {
-    this.supervisor = this.system
-    this.system.children.add(this)
-    this.quit(shutdown("supervisor ended"))
   }
 
   /** From here on the process has its shutdown time, then it is killed. */
@@ -351,27 +345,27 @@ export class Process implements Peer, Scope.Closeable, Turn {
       () => this.phase === Ended ? Effect.void : Scope.close(this, toExit(reason))
     )
     this.work(this.fork(cleanup), (exit) => {
+      if (this.phase === Ended) return
       if (exit._tag === "Failure") this.log(exit.cause, undefined)
       this.finish(exit._tag === "Failure" && isGraceful(reason) ? crash(exit.cause) : reason)
     })
   }
 
-  /** Calls `done` when the fiber is, unless the process was killed before. */
+  /** Calls `done` when the fiber is; the process may have been killed meanwhile. */
   private work<A, E>(fiber: Fiber.Fiber<A, E>, done: (exit: Exit.Exit<A, E>) => void): void {
     const exit = fiber.pollUnsafe()
     if (exit === undefined) this.wait(fiber, done)
-    else if (this.phase !== Ended) done(exit)
+    else done(exit)
   }
 
   private wait<A, E>(fiber: Fiber.Fiber<A, E>, done: (exit: Exit.Exit<A, E>) => void): void {
-    // It has killed itself.
-    if (this.phase === Ended) return fiber.interruptUnsafe()
     this.fiber = fiber
     fiber.addObserver((exit) => {
       this.fiber = undefined
-      if (this.phase !== Ended) done(exit)
+      done(exit)
     })
-    if (this.phase === Interrupted) fiber.interruptUnsafe()
+    // What has told it to end meanwhile did so from within the fiber, which was not known yet.
+    if (this.phase === Interrupted || this.phase === Ended) fiber.interruptUnsafe()
     if (this.phase !== Running) this.expire()
   }
 
@@ -390,10 +384,22 @@ export class Process implements Peer, Scope.Closeable, Turn {
     }
     supervisor.children.delete(this)
     if (this.deadline !== undefined) this.system.timers.cancel(this.deadline)
-    if (behaviour.children !== undefined) { for (const child of [...behaviour.children].reverse()) child.orphan() }
+    this.abandon(behaviour)
     if (behaviour.ended !== undefined) this.guard(() => behaviour.ended?.(reason))
     for (const watcher of watchers?.values() ?? []) this.guard(() => watcher.ended(this, reason))
     if (supervisor.childEnded !== undefined) this.guard(() => supervisor.childEnded?.(this, reason))
+  }
+
+  /** The supervisor of these processes is no more: the node takes them over, to shut them down. */
+  private abandon({ children }: Behaviour): void {
+    if (children === undefined) return
+    for (const child of [...children].reverse()) {
+      // Its end may have come along a link from the one before.
+      if (!child.alive) continue
+      child.supervisor = this.system
+      this.system.children.add(child)
+      child.quit(shutdown("supervisor ended"))
+    }
   }
 
   /** Whoever is told of the end must not keep the others from being told. */

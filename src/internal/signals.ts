@@ -67,7 +67,7 @@ export class Monitor implements Watcher {
     this.target = target
   }
   start(): void {
-    if (!this.owner.alive) return
+    if (this.owner === this.target || !this.owner.alive) return
     this.owner.watch(this, this)
     this.target.watch(this, this)
   }

@@ -82,7 +82,10 @@ export class SocketServer implements process.Behaviour, Connection {
       ...process.defaultOptions,
       label: `socket ${client.id ?? runtime.name}`
     })
-    this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), () => {})
+    this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
+      // A process that has not started does not tell anybody that it has ended.
+      if (exit._tag === "Failure") this.ended(process.crash(exit.cause))
+    })
   }
 
   get pid(): Process.Pid<unknown> {
@@ -185,9 +188,9 @@ export class SocketServer implements process.Behaviour, Connection {
       try {
         this.afterJoin(channel, message, exit)
       } finally {
+        resume?.(Effect.void)
         // The client hears of the end of the channel it has replaced after it has the reply of the new one.
         if (replaced !== undefined) this.sendClose(replaced)
-        resume?.(Effect.void)
       }
     })
     if (this.joining === undefined) return Effect.void

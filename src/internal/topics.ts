@@ -38,15 +38,18 @@ export class Entry {
   readonly topic: string
   readonly pid: Process
   readonly subscriber: Subscriber
+  /** Grows with each subscription: a dispatch that is under way is not for those that came after it began. */
+  readonly order: number
   previous: Entry | undefined = undefined
   next: Entry | undefined = undefined
   active = true
 
-  constructor(topics: Topics, topic: string, pid: Process, subscriber: Subscriber) {
+  constructor(topics: Topics, topic: string, pid: Process, subscriber: Subscriber, order: number) {
     this.topics = topics
     this.topic = topic
     this.pid = pid
     this.subscriber = subscriber
+    this.order = order
   }
 
   /** The process has ended. */
@@ -70,6 +73,7 @@ export class Topics {
   private readonly pending = new Map<string, Effect.Effect<void>>()
   private readonly interest: Interest
   private readonly fork: (effect: Effect.Effect<void>) => void
+  private order = 0
 
   constructor(interest: Interest, fork: (effect: Effect.Effect<void>) => void) {
     this.interest = interest
@@ -96,7 +100,7 @@ export class Topics {
       this.topics.set(name, topic)
       topic.live = this.request(name, this.interest.joined(name))
     }
-    const entry = new Entry(this, name, pid, subscriber)
+    const entry = new Entry(this, name, pid, subscriber, this.order++)
     entry.previous = topic.last
     if (topic.last === undefined) topic.first = entry
     else topic.last.next = entry
@@ -131,7 +135,8 @@ export class Topics {
     const topic = this.topics.get(name)
     if (topic === undefined) return
     const delivery = new Delivery()
-    for (let entry = topic.first; entry !== undefined; entry = entry.next) {
+    const { order } = this
+    for (let entry = topic.first; entry !== undefined && entry.order < order; entry = entry.next) {
       if (entry.active && entry.pid !== from) entry.subscriber.deliver(message, delivery)
     }
   }
@@ -145,7 +150,7 @@ export class Topics {
     const request = Deferred.await(done)
     this.pending.set(topic, request)
     this.fork(
-      Effect.andThen(before ?? Effect.void, effect).pipe(
+      Effect.andThen(before === undefined ? Effect.void : Effect.exit(before), effect).pipe(
         Effect.onExit((exit) =>
           Effect.sync(() => {
             if (this.pending.get(topic) === request) this.pending.delete(topic)

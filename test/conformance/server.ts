@@ -39,8 +39,8 @@ const inspect = (reason: Process.ExitReason): string => {
 
 const Room = Channel.make("room:*", { assigns: User, intercept: ["masked"] })
 
-const RoomLive = Room.toLayer(
-  Effect.succeed(Effect.fnUntraced(function*(room, payload) {
+const RoomLive = Room.layer(
+  Effect.fnUntraced(function*(room, payload) {
     const user = yield* User
     let counter = 0
     const roomId = room.topic.slice("room:".length)
@@ -51,7 +51,7 @@ const RoomLive = Room.toLayer(
       const reason = Process.exitReason(exit)
       return room.joined || reason._tag === "Shutdown" ? Effect.ignore(tell(reason)) : Effect.void
     })
-    if (payload !== null && !isObject(payload)) return yield* Effect.die(new TypeError("the payload is no map"))
+    if (!isObject(payload)) return yield* Effect.die(new TypeError("the payload is no map"))
     if (truthy(field(payload, "deny"))) return yield* Effect.fail({ reason: "unauthorized" })
     if (truthy(field(payload, "crash"))) return yield* Effect.die(new Error("crash in join"))
     if (truthy(field(payload, "after_join"))) yield* room.send({ _tag: "AfterJoin" })
@@ -164,22 +164,20 @@ const RoomLive = Room.toLayer(
         }
       }
     }
-  }))
+  })
 )
 
 const Notifications = Channel.make("notifications:*")
-const NotificationsLive = Notifications.toLayer(
-  Effect.succeed(() => Effect.succeed({ reply: { kind: "notifications" } }))
-)
+const NotificationsLive = Notifications.layer(() => Effect.succeed({ reply: { kind: "notifications" } }))
 
 const UserSocket = Socket.make("user_socket", { channels: [Room, Notifications] })
-const UserSocketLive = UserSocket.toLayer(Effect.succeed(({ params }) => {
+const UserSocketLive = UserSocket.layer(({ params }) => {
   if (params["token"] === "bad") return Effect.fail(Socket.refuse())
   const id = typeof params["user_id"] === "string" ? params["user_id"] : null
   return Effect.succeed(
     Socket.accept({ id: id === null ? undefined : `user_socket:${id}`, assigns: Context.make(User, { id }) })
   )
-}))
+})
 
 const Main = Layer.unwrap(Effect.gen(function*() {
   const port = yield* Config.Port("PORT").pipe(Config.withDefault(4000))

@@ -75,7 +75,7 @@ export class ServerProcess {
 /** The chat of examples/chat, started as `npm start` does. */
 export class ChatServer {
   readonly url: string
-  readonly adminToken = "let me in"
+  readonly adminToken = "open-sesame"
   private readonly env: Readonly<Record<string, string>>
   private process: ServerProcess
   private earlier = ""

@@ -1,4 +1,4 @@
-import type { Browser, BrowserContext, Locator, Page } from "playwright-core"
+import type { Browser, BrowserContext, BrowserContextOptions, Locator, Page } from "playwright-core"
 import { expect } from "vitest"
 
 /** A frame of the page's WebSocket: `[join_ref, ref, topic, event, payload]`. */
@@ -21,6 +21,9 @@ const parse = (from: Frame["from"], payload: string | Buffer): Frame => {
   return { from, joinRef, ref, topic, event }
 }
 
+/** Whether requests and connections of a page are expected to fail. */
+export type Network = "works" | "fails"
+
 const networkTrouble = /Failed to load resource|WebSocket connection to .* failed/
 
 /** Somebody in front of the chat, in a browser context of their own, and what their page did and complained about. */
@@ -29,7 +32,7 @@ export class Person {
   readonly id: string
   readonly page: Page
   readonly frames: Array<Frame> = []
-  /** WebSockets that the page has opened. */
+  /** How many WebSockets the page has opened. */
   connections = 0
   private readonly context: BrowserContext
   private readonly complaints: Array<string> = []
@@ -52,8 +55,8 @@ export class Person {
   }
 
   /** Opens the page of the chat. */
-  static async at(browser: Browser, url: string, name: string): Promise<Person> {
-    const context = await browser.newContext({ colorScheme: "light" })
+  static async at(browser: Browser, url: string, name: string, options: BrowserContextOptions = {}): Promise<Person> {
+    const context = await browser.newContext({ colorScheme: "light", reducedMotion: "reduce", ...options })
     const person = new Person(name, context, await context.newPage())
     // Timers run as usual until a test stops the clock.
     await person.page.clock.install()
@@ -108,9 +111,15 @@ export class Person {
     expect(await this.message(body).textContent()).toContain(author.name)
   }
 
-  /** The frames of a topic by an event, of the client where it is a join. */
-  joins(roomId: string): ReadonlyArray<Frame> {
-    return this.frames.filter(({ event, topic }) => event === "phx_join" && topic === `room:${roomId}`)
+  /** Begins to count frames and connections anew. */
+  forget(): void {
+    this.frames.length = 0
+    this.connections = 0
+  }
+
+  /** How often the page has joined a room. */
+  joins(roomId: string): number {
+    return this.frames.filter(({ event, topic }) => event === "phx_join" && topic === `room:${roomId}`).length
   }
 
   /** Notes from now on every state that the connection goes through. */
@@ -133,9 +142,9 @@ export class Person {
     await this.page.clock.pauseAt(await this.page.evaluate(() => Date.now() + 1000))
   }
 
-  /** What the page has written to the console, or thrown, and was not to be expected. */
-  unexpected(network: "network is fine" | "network fails"): ReadonlyArray<string> {
-    return this.complaints.filter((complaint) => network === "network is fine" || !networkTrouble.test(complaint))
+  /** What the page has written to the console, or thrown, since last asked; without what a failing network explains. */
+  takeComplaints(network: Network): ReadonlyArray<string> {
+    return this.complaints.splice(0).filter((complaint) => network === "works" || !networkTrouble.test(complaint))
   }
 
   leave(): Promise<void> {
