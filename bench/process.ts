@@ -7,8 +7,8 @@ import { spawnSync } from "node:child_process"
 import * as Process from "../src/Process.ts"
 
 const count = 50_000
-const rounds = 15
-const hotMessages = 500_000
+const rounds = 25
+const burst = 1000
 
 /** One core, so that garbage collection is paid for where it is made. */
 const pinned = () => {
@@ -42,11 +42,11 @@ const exchange = (messages: number, send: () => void) =>
 const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN
 
 /** Microseconds of CPU per message. */
-const timed = async (messages: number, send: () => void): Promise<number> => {
+const timed = async (messages: number, times: number, send: () => void): Promise<number> => {
   const before = process.cpuUsage()
-  await exchange(messages, send)
+  for (let i = 0; i < times; i++) await exchange(messages, send)
   const { system, user } = process.cpuUsage(before)
-  return (user + system) / messages
+  return (user + system) / (messages * times)
 }
 
 const heap = async (): Promise<number> => {
@@ -83,10 +83,10 @@ const measure = async <A>({ end, name, send, spawn }: Subject<A>): Promise<Row> 
   const run = <B>(effect: Effect.Effect<B, never, Process.System | Tally>) =>
     Effect.runPromise(Effect.provideContext(effect, services))
   const hot = await run(spawn)
-  const burst = () => {
-    for (let i = 0; i < 1000; i++) send(hot, i)
+  const toOne = () => {
+    for (let i = 0; i < burst; i++) send(hot, i)
   }
-  for (let i = 0; i < 200; i++) await exchange(1000, burst)
+  for (let i = 0; i < 200; i++) await exchange(burst, toOne)
   const subjects = new Array<A>(count).fill(hot)
   const before = await heap()
   const start = process.cpuUsage()
@@ -101,17 +101,11 @@ const measure = async <A>({ end, name, send, spawn }: Subject<A>): Promise<Row> 
   const bytes = (await heap() - before) / count
   for (let i = 0; i < 5; i++) await exchange(count, toAll)
   const fanOut: Array<number> = []
-  for (let i = 0; i < rounds; i++) fanOut.push(await timed(count, toAll))
-  const hotRounds: Array<number> = []
-  for (let i = 0; i < rounds; i++) {
-    hotRounds.push(
-      await timed(hotMessages / rounds, () => {
-        for (let n = 0; n < hotMessages / rounds; n++) send(hot, n)
-      })
-    )
-  }
+  for (let i = 0; i < rounds; i++) fanOut.push(await timed(count, 1, toAll))
+  const oneHot: Array<number> = []
+  for (let i = 0; i < rounds; i++) oneHot.push(await timed(burst, 20, toOne))
   await run(Effect.forEach([hot, ...subjects], end, { discard: true }))
-  return { name, bytes, spawn: (user + system) / count, fanOut: median(fanOut), hot: median(hotRounds) }
+  return { name, bytes, spawn: (user + system) / count, fanOut: median(fanOut), hot: median(oneHot) }
 }
 
 /** A process that handles every message in the same way. */

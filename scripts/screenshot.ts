@@ -20,7 +20,7 @@ const conversation: ReadonlyArray<readonly [time: string, name: string, body: st
   ],
   ["09:13", "Linus", "Rooms were joined again only after a pause. Fixed in this build."],
   ["09:20", "Grace", "Release notes, please have a look before they go out: https://example.com/notes/2.4"],
-  ["09:31", "Linus", "Staging is up. @Grace the crash button is back in the room, as you asked."]
+  ["09:31", "Linus", "Staging is up. @Grace type /crash into a room there and watch it come back."]
 ]
 
 const elsewhere: ReadonlyArray<readonly [name: string, body: string]> = [

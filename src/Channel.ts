@@ -236,7 +236,7 @@ type NothingElse<C, H> = H extends object ?
 
 /** The services that the handlers of a channel use. */
 type ServicesOf<H> = H extends (...args: never) => Effect.Effect<infer _A, infer _E, infer R> ? R
-  : H extends object ? { [K in keyof H]: ServicesOf<H[K]> }[keyof H]
+  : H extends object ? { [K in keyof H]-?: ServicesOf<H[K]> }[keyof H]
   : never
 
 // --- the channel as a value -------------------------------------------------------------------------------------------

@@ -138,7 +138,10 @@ export const connect = <Name extends string, Channels extends ReadonlyArray<Sock
     return new TestSocket(client.id, (self) => {
       const transport = {
         name: "test",
-        send: (frame: Serializer.Frame) => void self.received.push(decode(frame)),
+        // What is written to a closed connection goes nowhere.
+        send: (frame: Serializer.Frame) => {
+          if (self.closeCode === undefined) self.received.push(decode(frame))
+        },
         close: (code: number) => {
           self.closeCode ??= code
         }

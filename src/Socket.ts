@@ -55,7 +55,11 @@ export interface Accepted<in A> {
  * const accepted = Socket.accept({ id: "user_socket:42", assigns: Context.make(CurrentUser, { id: "42" }) })
  * ```
  */
-export const accept = <A = never>(
+export const accept: {
+  // Two signatures: with one, the expected type would decide what was supplied, also where nothing is.
+  (options?: { readonly id?: string | undefined; readonly assigns?: undefined }): Accepted<never>
+  <A>(options: { readonly id?: string | undefined; readonly assigns: Context.Context<A> }): Accepted<A>
+} = <A>(
   options?: { readonly id?: string | undefined; readonly assigns?: Context.Context<A> | undefined }
 ): Accepted<A> => ({ id: options?.id, assigns: options?.assigns ?? (Context.empty() as Context.Context<A>) })
 

@@ -379,8 +379,8 @@ describe("a mailbox", () => {
       Process.sendUnsafe(pid, -1)
       yield* settle
       for (let n = 0; n < 100_000; n++) Process.sendUnsafe(pid, n)
-      const mailbox: unknown = Reflect.get(Process.fromPid(pid), "mailbox")
-      assert.isTrue(Array.isArray(mailbox) && mailbox.length < 5000)
+      const messages: unknown = Reflect.get(Process.fromPid(pid), "messages")
+      assert.isTrue(Array.isArray(messages) && messages.length < 5000)
       yield* Deferred.succeed(latch, undefined)
       yield* settle
       assert.deepStrictEqual(log, [-1, 99_998, 99_999])

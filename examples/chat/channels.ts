@@ -35,10 +35,15 @@ export const RoomLive = Room.toLayer(Effect.gen(function*() {
   })
 }))
 
-const notifyMentioned = (message: Message, members: ReadonlyArray<User>) =>
-  Effect.forEach(
-    members.filter((member) =>
-      member.id !== message.user_id && message.body.toLowerCase().includes(`@${member.name.toLowerCase()}`)
+/** Who is named after an @, by id or by name: as whole words, as the page marks them. */
+const mentionedIn = (body: string): ReadonlySet<string | undefined> =>
+  new Set(Array.from(body.toLowerCase().matchAll(/(?<![\p{L}\p{N}])@([\p{L}\p{N}_-]+)/gu), ([, name]) => name))
+
+const notifyMentioned = (message: Message, members: ReadonlyArray<User>) => {
+  const mentioned = mentionedIn(message.body)
+  return Effect.forEach(
+    members.filter(({ id, name }) =>
+      id !== message.user_id && (mentioned.has(id) || mentioned.has(name.toLowerCase()))
     ),
     (member) =>
       Notifications.broadcast(`notifications:${member.id}`, "notification", {
@@ -48,6 +53,7 @@ const notifyMentioned = (message: Message, members: ReadonlyArray<User>) =>
       }),
     { discard: true }
   ).pipe(Effect.ignore)
+}
 
 export const NotificationsLive = Notifications.layer(Effect.fnUntraced(function*(notifications) {
   const user = yield* CurrentUser

@@ -1,8 +1,10 @@
-import { Cause, Clock, Context, Effect, Exit, Fiber, Scheduler, Scope } from "effect"
+import { Cause, Context, Effect, Exit, Fiber, Scope } from "effect"
 import { crash, type ExitReason, isGraceful, killed, shutdown, toExit } from "./exitReason.ts"
-import { RunQueue, type Turn } from "./runQueue.ts"
+import { Mailbox } from "./mailbox.ts"
+import type { Turn } from "./runQueue.ts"
 import { ExitSignal, type Peer, Signal, type SignalHandlers, type Watcher } from "./signals.ts"
-import { type Timer, Timers } from "./timers.ts"
+import * as system from "./system.ts"
+import type { Timer } from "./timers.ts"
 
 export * from "./exitReason.ts"
 export * from "./signals.ts"
@@ -37,6 +39,9 @@ export interface Parent {
   readonly childEnded?: ((child: Process, reason: ExitReason) => void) | undefined
 }
 
+/** A node. */
+export class System extends system.System<Process> implements Parent {}
+
 /** The process that runs on this fiber. */
 export class Self extends Context.Service<Self, Process>()("effect-channels/Process/Self") {}
 
@@ -50,7 +55,6 @@ const Ended = 5
 const statusNames = ["idle", "ready", "running", "ending", "ending", "ended"] as const
 export type Status = typeof statusNames[number]
 
-const none: Array<unknown> = []
 const noScopeState: Scope.State.Empty = { _tag: "Empty" }
 const notStarted: Behaviour = { handle: () => Effect.void }
 const messagesPerTurn = 64
@@ -61,7 +65,7 @@ let nextId = 0
  * A process: a mailbox and, only while it works, a fiber. It is also the Scope of what its handlers acquire, so that an
  * idle process is one plain object.
  */
-export class Process implements Peer, Scope.Closeable, Turn {
+export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   declare readonly "~effect-channels/Process": "~effect-channels/Process"
   declare readonly "~effect/Scope": "~effect/Scope"
   declare readonly "~effect/Scope/Closeable": "~effect/Scope/Closeable"
@@ -79,8 +83,6 @@ export class Process implements Peer, Scope.Closeable, Turn {
   reason: ExitReason | undefined = undefined
   handled = 0
   private supervisor: Parent
-  private mailbox: Array<unknown> = none
-  private head = 0
   private phase = Running
   private fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
   private turn: Context.Context<never> | undefined = undefined
@@ -88,6 +90,7 @@ export class Process implements Peer, Scope.Closeable, Turn {
   private deadline: Timer | undefined = undefined
 
   constructor(system: System, supervisor: Parent, context: Context.Context<never>, options: Options) {
+    super()
     this.id = ++nextId
     this.system = system
     this.supervisor = supervisor
@@ -106,10 +109,6 @@ export class Process implements Peer, Scope.Closeable, Turn {
 
   get alive(): boolean {
     return this.phase !== Ended
-  }
-
-  get mailboxLength(): number {
-    return this.mailbox.length - this.head
   }
 
   watch(key: object, watcher: Watcher): void {
@@ -151,11 +150,8 @@ export class Process implements Peer, Scope.Closeable, Turn {
   /** Puts a message into the mailbox; false when it was not taken. */
   push(message: unknown): boolean {
     if (this.phase > Running) return false
-    if (this.mailbox.length - this.head >= this.options.capacity && !(message instanceof Signal)) {
-      return this.full(message)
-    }
-    if (this.mailbox === none) this.mailbox = [message]
-    else this.mailbox.push(message)
+    if (this.mailboxLength >= this.options.capacity && !(message instanceof Signal)) return this.full(message)
+    this.put(message)
     if (this.phase === Idle) {
       this.phase = Ready
       this.system.ready(this)
@@ -164,26 +160,13 @@ export class Process implements Peer, Scope.Closeable, Turn {
   }
 
   private full(message: unknown): boolean {
-    if (this.options.whenFull === "dropOldest") return this.replaceOldest(message)
+    if (this.options.whenFull === "dropOldest") return this.replace(message)
     if (this.options.whenFull === "crash") {
       const cause = Cause.die(new Error(`mailbox of ${this.label} is full (${this.options.capacity})`))
       this.log(cause, this.about(message))
       this.quit(crash(cause))
     }
     return false
-  }
-
-  private replaceOldest(message: unknown): boolean {
-    let oldest = this.head
-    while (oldest < this.mailbox.length && this.mailbox[oldest] instanceof Signal) oldest++
-    if (oldest === this.mailbox.length) return false
-    this.mailbox.push(message)
-    if (oldest > this.head) this.mailbox.splice(oldest, 1)
-    else {
-      this.mailbox[this.head++] = undefined
-      this.compact()
-    }
-    return true
   }
 
   /** An exit signal from outside, as of `Process.exit`. */
@@ -243,9 +226,8 @@ export class Process implements Peer, Scope.Closeable, Turn {
     if (this.phase !== Ready) return 0
     this.phase = Running
     let count = 0
-    while (this.head < this.mailbox.length && count < messagesPerTurn) {
-      const message = this.mailbox[this.head]
-      this.mailbox[this.head++] = undefined
+    while (this.mailboxLength > 0 && count < messagesPerTurn) {
+      const message = this.take()
       count++
       let effect: Effect.Effect<unknown, unknown>
       try {
@@ -316,9 +298,8 @@ export class Process implements Peer, Scope.Closeable, Turn {
   /** Between two messages, with nothing at work: waits for the next one, or for its turn. */
   private rest(): void {
     this.turn = undefined
-    if (this.head === this.mailbox.length) {
-      this.mailbox = none
-      this.head = 0
+    if (this.mailboxLength === 0) {
+      this.clear()
       this.phase = Idle
     } else {
       this.compact()
@@ -327,18 +308,10 @@ export class Process implements Peer, Scope.Closeable, Turn {
     }
   }
 
-  /** Gives back the room of what is handled, once that is the greater part. */
-  private compact(): void {
-    if (this.head < 1024 || this.head * 2 < this.mailbox.length) return
-    this.mailbox.splice(0, this.head)
-    this.head = 0
-  }
-
   private end(reason: ExitReason): void {
     if (this.phase >= Ending) return
     this.phase = Ending
-    this.mailbox = none
-    this.head = 0
+    this.clear()
     if (this.behaviour.terminate === undefined && this.state._tag === "Empty") return this.finish(reason)
     const cleanup = Effect.onExit(
       Effect.suspend(() => this.behaviour.terminate?.(reason) ?? Effect.void),
@@ -372,8 +345,7 @@ export class Process implements Peer, Scope.Closeable, Turn {
   private finish(reason: ExitReason): void {
     this.phase = Ended
     this.reason = reason
-    this.mailbox = none
-    this.head = 0
+    this.clear()
     this.turn = undefined
     const { behaviour, state, supervisor, watchers } = this
     this.behaviour = notStarted
@@ -417,7 +389,7 @@ export class Process implements Peer, Scope.Closeable, Turn {
 
   /** The process's own Context, with the process as its `Self` and its Scope. Made per turn: it is not kept while idle. */
   private turnContext(): Context.Context<never> {
-    return Context.add(Context.add(this.context, Self, this), Scope.Scope, this)
+    return Context.addUnsafe(Context.addUnsafe(this.context, Self.key, this), Scope.Scope.key, this)
   }
 
   /** The services that a process started on `context` gets: of a process that starts another, not `Self` and its Scope. */
@@ -457,42 +429,5 @@ Object.assign(Process.prototype, {
 const interruptFibers = (state: Scope.State.Open): void => {
   for (const key of [state.finalizerKey, ...state.finalizers?.keys() ?? []]) {
     if (Fiber.isFiber(key)) key.interruptUnsafe()
-  }
-}
-
-/** A node: the run queue, the timers and the processes that no other has started. */
-export class System implements Parent {
-  readonly children = new Set<Process>()
-  readonly timers: Timers
-  readonly scheduler: Scheduler.Scheduler
-  private readonly queue: RunQueue
-  private readonly work: Array<() => void> = []
-
-  constructor(context: Context.Context<never>) {
-    this.timers = new Timers(Context.get(context, Clock.Clock), Effect.runForkWith(context))
-    this.scheduler = Context.get(context, Scheduler.Scheduler)
-    this.queue = new RunQueue(this.scheduler.makeDispatcher())
-  }
-
-  /** All work of a node runs on the node's own scheduler, whatever the Context was made for. */
-  adopt(context: Context.Context<never>): Context.Context<never> {
-    return Context.get(context, Scheduler.Scheduler) === this.scheduler
-      ? context
-      : Context.add(context, Scheduler.Scheduler, this.scheduler)
-  }
-
-  /** The process has a message and waits for its turn. */
-  ready(process: Process): void {
-    this.queue.add(process)
-  }
-
-  /** Calls `work` when what was handed in before it is done: at once, unless called from within such work. */
-  later(work: () => void): void {
-    if (this.work.push(work) > 1) return
-    try {
-      for (const next of this.work) next()
-    } finally {
-      this.work.length = 0
-    }
   }
 }

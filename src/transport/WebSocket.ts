@@ -60,9 +60,12 @@ type Response = HttpServerResponse.HttpServerResponse
 // `head`, bytes that came along with the handshake, is only an argument of the "upgrade" event. Lawful clients send none.
 const heads = new WeakMap<IncomingMessage, Buffer>()
 const noHead = Buffer.alloc(0)
+const servers = new WeakSet<Server>()
 
-/** Has a server remember the bytes that come along with a handshake. */
-export const keepHead = (server: Server): void => {
+/** Has a server remember the bytes that come along with a handshake, from the next one on: a route sees no server before. */
+const keepHead = (server: Server | undefined): void => {
+  if (server === undefined || servers.has(server)) return
+  servers.add(server)
   server.prependListener("upgrade", (request, _socket, head) => {
     if (head.length > 0) heads.set(request, head)
   })
@@ -86,13 +89,18 @@ export const make = (
     const system = yield* Process.System
     const originAllowed = compileOrigin(options.checkOrigin ?? defaults.checkOrigin, host)
     const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout))
+    const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
+    const limits: Limits = { timeout, compressFrom: threshold ?? defaults.threshold }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options))),
       (wss) => Effect.sync(() => wss.close())
     )
 
     return Effect.fnUntraced(function*(request, pathParams) {
-      const incoming = NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
+      const incoming = NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage & {
+        readonly socket: { readonly server?: Server }
+      }
+      keepHead(incoming.socket.server)
       if (request.method !== "GET") return refuse(400)
       const query = decodeQuery(/\?(.*)/s.exec(incoming.url ?? "")?.[1] ?? "")
       if (Result.isFailure(query)) return refuse(400)
@@ -122,9 +130,13 @@ export const make = (
       if (incoming.headers.upgrade?.toLowerCase() !== "websocket") {
         return HttpServerResponse.text("the 'upgrade' header must contain 'websocket'", { status: 400 })
       }
+      // Without it the HTTP server has not let go of the connection.
+      if (!/(^|[\s,])upgrade([\s,]|$)/i.test(incoming.headers.connection ?? "")) {
+        return HttpServerResponse.text("the 'connection' header must contain 'upgrade'", { status: 400 })
+      }
       const ws = yield* upgrade(wss, incoming)
       if (ws !== undefined) {
-        const wire = new Wire(ws, incoming, system, timeout)
+        const wire = new Wire(ws, incoming, system, limits)
         yield* wire.run(acceptor.open(wire, serializer, client.value))
       }
       // The connection is gone: this goes nowhere, but a route has to return a response.
@@ -134,17 +146,21 @@ export const make = (
 
 const refuse = (status: number): Response => HttpServerResponse.empty({ status })
 
-const serverOptions = (options: Options): ServerOptions & { readonly closeTimeout: number } => {
-  const compress = options.compress === true ? {} : options.compress ?? false
-  return {
-    noServer: true,
-    clientTracking: false,
-    closeTimeout,
-    maxPayload: options.maxFrameSize ?? defaults.maxFrameSize,
-    perMessageDeflate: compress === false ? false : { threshold: compress.threshold ?? defaults.threshold },
-    // Otherwise `ws` would pick the first protocol that the client offers.
-    handleProtocols: () => false
-  }
+const serverOptions = (options: Options): ServerOptions & { readonly closeTimeout: number } => ({
+  noServer: true,
+  clientTracking: false,
+  closeTimeout,
+  maxPayload: options.maxFrameSize ?? defaults.maxFrameSize,
+  perMessageDeflate: (options.compress ?? false) !== false,
+  // Otherwise `ws` would pick the first protocol that the client offers.
+  handleProtocols: () => false
+})
+
+interface Limits {
+  /** Milliseconds. */
+  readonly timeout: number
+  /** In bytes. The `threshold` of `ws` itself is for connections that keep no compression context. */
+  readonly compressFrom: number
 }
 
 /** The WebSocket handshake; undefined when `ws` has refused it, or the peer has gone. */
@@ -168,21 +184,21 @@ class Wire implements Transport {
   private readonly ws: WebSocket
   private readonly request: IncomingMessage
   private readonly system: System
-  private readonly timeout: number
+  private readonly limits: Limits
   private lastSeen: number
-  private bytesSeen = 0
   private idleTimer: Timer | undefined
 
-  constructor(ws: WebSocket, request: IncomingMessage, system: System, timeout: number) {
+  constructor(ws: WebSocket, request: IncomingMessage, system: System, limits: Limits) {
     this.ws = ws
     this.request = request
     this.system = system
-    this.timeout = timeout
+    this.limits = limits
     this.lastSeen = system.timers.now
   }
 
   send(frame: Serializer.Frame): void {
-    if (this.ws.readyState === this.ws.OPEN) this.ws.send(frame, { binary: typeof frame !== "string" })
+    if (this.ws.readyState !== this.ws.OPEN) return
+    this.ws.send(frame, { binary: typeof frame !== "string", compress: frame.length >= this.limits.compressFrom })
   }
 
   close(code: number): void {
@@ -193,15 +209,11 @@ class Wire implements Transport {
   run(server: SocketServer): Effect.Effect<void> {
     return Effect.callback<void>((resume) => {
       const { socket } = this.request
-      const seen = () => {
+      // Any bytes count, also a ping or a part of a message.
+      socket.on("data", () => {
         this.lastSeen = this.system.timers.now
-      }
-      this.ws.on("message", (data: Buffer, isBinary: boolean) => {
-        seen()
-        server.receive(isBinary ? data : data.toString())
       })
-      this.ws.on("ping", seen)
-      this.ws.on("pong", seen)
+      this.ws.on("message", (data: Buffer, isBinary: boolean) => server.receive(isBinary ? data : data.toString()))
       this.ws.on("close", (code) => server.closed(Process.shutdown(code === 1006 ? "peer_closed" : "local_closed")))
       // The route must not complete before: the HTTP server would write its response into the WebSocket stream.
       const gone = () => {
@@ -213,9 +225,14 @@ class Wire implements Transport {
       this.watch(server)
     }).pipe(
       // The HTTP server is going down, unless it was the peer that went.
-      Effect.onInterrupt(() =>
-        Effect.sync(() => server.closed(Process.shutdown(this.request.socket.destroyed ? "peer_closed" : "draining")))
-      ),
+      Effect.onInterrupt(() => {
+        const { socket } = this.request
+        server.closed(Process.shutdown(socket.destroyed ? "peer_closed" : "draining"))
+        return Effect.callback<void>((resume) => {
+          if (socket.destroyed) resume(Effect.void)
+          else socket.once("close", () => resume(Effect.void))
+        })
+      }),
       Effect.ensuring(Effect.sync(() => {
         if (this.idleTimer !== undefined) this.system.timers.cancel(this.idleTimer)
       }))
@@ -224,13 +241,8 @@ class Wire implements Transport {
 
   /** Frames only note the time; the timer looks at it when it is due, and waits for the rest. */
   private watch(server: SocketServer): void {
-    if (this.timeout === Infinity) return
-    const { bytesRead } = this.request.socket
-    const now = this.system.timers.now
-    // A frame that is still on its way counts as well.
-    if (bytesRead !== this.bytesSeen && now - this.lastSeen >= this.timeout) this.lastSeen = now
-    this.bytesSeen = bytesRead
-    const rest = this.lastSeen + this.timeout - now
+    if (this.limits.timeout === Infinity) return
+    const rest = this.lastSeen + this.limits.timeout - this.system.timers.now
     if (rest > 0) this.idleTimer = this.system.timers.after(rest, () => this.watch(server))
     else server.closed(Process.shutdown("read_timeout"))
   }

@@ -73,7 +73,8 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
     expect(await theme()).toBe("light")
   })
 
-  it("goes on where it was when the server is killed and comes back", async () => {
+  /** A chat of its own, that a test may end and start again. */
+  const startAnother = async (): Promise<ChatServer> => {
     const folder = mkdtempSync(join(tmpdir(), "chat-"))
     const server = await ChatServer.start({
       CHAT_DATABASE: join(folder, "chat.sqlite"),
@@ -84,19 +85,25 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
       rmSync(folder, { recursive: true })
     })
     onTestFailed(() => showLog(server))
-    const [ada, grace] = await Promise.all([visit("Ada", server.url, "fails"), visit("Grace", server.url, "fails")])
-    await Promise.all([ada.logIn(), grace.logIn()])
+    return server
+  }
+
+  it("goes on where it was when the server is killed and comes back", async () => {
+    const server = await startAnother()
+    const both = await Promise.all([visit("Ada", server.url, "fails"), visit("Grace", server.url, "fails")])
+    const [ada, grace] = both
+    await Promise.all(both.map((person) => person.logIn()))
     await ada.say("said before")
     await grace.sees("said before", ada)
 
-    await server.restart(async () => {
-      await Promise.all([ada, grace].map(async (person) => {
-        await person.is("reconnecting")
-        await person.inRoom("general", "errored")
-        expect(await person.get("composer").isDisabled()).toBe(true)
-      }))
-    })
-    await Promise.all([ada, grace].map(async (person) => {
+    await server.kill()
+    await Promise.all(both.map(async (person) => {
+      await person.is("reconnecting")
+      await person.inRoom("general", "errored")
+      expect(await person.get("composer").isDisabled()).toBe(true)
+    }))
+    await server.startAgain()
+    await Promise.all(both.map(async (person) => {
       await person.is("connected")
       await person.inRoom("general")
       await person.sees("said before", ada)
@@ -108,6 +115,15 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
     await grace.sees("said before", ada)
     await grace.sees("said after", grace)
   }, 30_000)
+
+  it("is told by the close code that the server is stopped", async () => {
+    const server = await startAnother()
+    const ada = await visit("Ada", server.url, "fails")
+    await ada.logIn()
+    expect(await server.stop()).toBe(130)
+    await ada.is("reconnecting")
+    expect((await ada.closeCodes())[0]).toBe(1012)
+  })
 
   describe("with two people in it", () => {
     let ada: Person
@@ -209,9 +225,11 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
 
     it("tells a user who is mentioned in a room out of view", async () => {
       await grace.open("random")
+      await ada.say("a @graceful way out")
       await ada.say("what do you think, @grace?")
       const toast = grace.get("toast")
       await toast.waitFor()
+      expect(await toast.count()).toBe(1)
       expect(await toast.textContent()).toContain("Ada in General")
       expect(await toast.textContent()).toContain("what do you think, @grace?")
       await toast.getByRole("button", { name: "Ada in General" }).click()
@@ -238,6 +256,7 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
       await grace.inRoom("general")
       await grace.say("back again")
       await ada.sees("back again", grace)
+      expect(await grace.closeCodes()).toEqual([1001])
       expect([ada.connections, grace.connections]).toEqual([0, 1])
       expect(await adas()).toEqual(["connected"])
     })

@@ -96,15 +96,19 @@ export class ChatServer {
     return this.earlier + this.process.log
   }
 
-  /** Kills it and starts it anew, on the same port. */
-  async restart(whileDown: () => Promise<void>): Promise<void> {
-    await this.process.kill()
-    await whileDown()
+  /** Ends it without asking. */
+  kill(): Promise<void> {
+    return this.process.kill()
+  }
+
+  /** Starts it anew, on the same port, after it has ended. */
+  async startAgain(): Promise<void> {
     this.earlier = this.log
     this.process = new ServerProcess(startArguments(), this.env)
     await this.process.listening()
   }
 
+  /** Asks it to end, and gives its exit code; null when it had to be killed. */
   stop(): Promise<number | null> {
     return this.process.stop()
   }

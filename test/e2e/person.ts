@@ -16,6 +16,19 @@ const patience = 10_000
 /** Waits until what is looked at is as the matcher says. */
 export const eventually = <A>(look: () => A | Promise<A>) => expect.poll(look, { timeout: patience, interval: 20 })
 
+type Noted = { closeCodes: Array<number> }
+
+/** Runs in the page, before its own code: its WebSockets leave behind the codes they were closed with. */
+const noteCloseCodes = () => {
+  const codes = (globalThis as unknown as Noted).closeCodes = [] as Array<number>
+  globalThis.WebSocket = class extends WebSocket {
+    constructor(url: string | URL, protocols?: string | Array<string>) {
+      super(url, protocols)
+      this.addEventListener("close", ({ code }) => codes.push(code))
+    }
+  }
+}
+
 const parse = (from: Frame["from"], payload: string | Buffer): Frame => {
   const [joinRef, ref, topic, event] = JSON.parse(payload.toString())
   return { from, joinRef, ref, topic, event }
@@ -57,6 +70,7 @@ export class Person {
   /** Opens the page of the chat. */
   static async at(browser: Browser, url: string, name: string, options: BrowserContextOptions = {}): Promise<Person> {
     const context = await browser.newContext({ colorScheme: "light", reducedMotion: "reduce", ...options })
+    await context.addInitScript(noteCloseCodes)
     const person = new Person(name, context, await context.newPage())
     // Timers run as usual until a test stops the clock.
     await person.page.clock.install()
@@ -135,6 +149,11 @@ export class Person {
       return states
     })
     return () => seen.jsonValue()
+  }
+
+  /** The codes that the connections of the page were closed with, since it was loaded. */
+  closeCodes(): Promise<ReadonlyArray<number>> {
+    return this.page.evaluate(() => (globalThis as unknown as Noted).closeCodes)
   }
 
   /** Stops the clock of the page: no timer is due until the test says that time passes. */

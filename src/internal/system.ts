@@ -1,0 +1,46 @@
+import { Clock, Context, Effect, Scheduler } from "effect"
+import { RunQueue, type Turn } from "./runQueue.ts"
+import { Timers } from "./timers.ts"
+
+/** A node, by the type of its processes: the run queue, the timers and the processes that no other has started. */
+export class System<P extends Turn> {
+  readonly children = new Set<P>()
+  readonly timers: Timers
+  readonly scheduler: Scheduler.Scheduler
+  private readonly queue: RunQueue
+  private readonly adopted = new WeakMap<Context.Context<never>, Context.Context<never>>()
+  private readonly work: Array<() => void> = []
+
+  constructor(context: Context.Context<never>) {
+    this.scheduler = Context.get(context, Scheduler.Scheduler)
+    this.timers = new Timers(Context.get(context, Clock.Clock), Effect.runForkWith(context))
+    this.queue = new RunQueue(this.scheduler.makeDispatcher())
+  }
+
+  /** All work of a node runs on the node's own scheduler, whatever the Context was made for. */
+  adopt(context: Context.Context<never>): Context.Context<never> {
+    if (Context.get(context, Scheduler.Scheduler) === this.scheduler) return context
+    // One for all that share a Context: fibers keep what they compute from it.
+    let adopted = this.adopted.get(context)
+    if (adopted === undefined) {
+      adopted = Context.add(context, Scheduler.Scheduler, this.scheduler)
+      this.adopted.set(context, adopted)
+    }
+    return adopted
+  }
+
+  /** The process has a message and waits for its turn. */
+  ready(process: P): void {
+    this.queue.add(process)
+  }
+
+  /** Calls `work` when what was handed in before it is done: at once, unless called from within such work. */
+  later(work: () => void): void {
+    if (this.work.push(work) > 1) return
+    try {
+      for (const next of this.work) next()
+    } finally {
+      this.work.length = 0
+    }
+  }
+}
