@@ -124,7 +124,7 @@ const baseline = () =>
     name: "fiber looping over Queue.take",
     spawn: Effect.gen(function*() {
       const queue = yield* Queue.unbounded<number>()
-      const loop = Effect.forever(Effect.flatMap(Queue.take(queue), () => Effect.sync(handled)))
+      const loop = Effect.forever(Effect.map(Queue.take(queue), handled), { disableYield: true })
       return { queue, fiber: yield* Effect.forkDetach(loop, { startImmediately: true }) }
     }),
     send: ({ queue }, message) => void Queue.offerUnsafe(queue, message),

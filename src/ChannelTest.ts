@@ -94,6 +94,8 @@ export interface TestChannel {
   /** Broadcasts on the topic that were not asserted yet; only after {@link subscribeAndJoin}. */
   readonly broadcasts: Array<Message.Broadcast>
   /** @internal */
+  readonly subscribed: boolean
+  /** @internal */
   readonly observer: Process.Pid<unknown>
 }
 
@@ -178,7 +180,7 @@ export const join = (
         label: `test of ${topic}`
       }
     )
-    return { socket, topic, joinRef, reply: response, pid: server.pid, broadcasts, observer }
+    return { socket, topic, joinRef, reply: response, pid: server.pid, broadcasts, subscribed: false, observer }
   })
 
 /** As {@link join}; the test also gets the topic's broadcasts, for {@link assertBroadcast}. */
@@ -188,15 +190,17 @@ export const subscribeAndJoin = (
   topic: string,
   payload: unknown = {}
 ): Effect.Effect<TestChannel, JoinError, PubSub.PubSub | Process.System> =>
-  Effect.tap(join(socket, channel, topic, payload), (joined) =>
-    PubSub.PubSub.use((pubsub) =>
-      pubsub.subscribe(topic, {
-        pid: joined.observer,
-        deliver: (message) => {
-          if (isBroadcast(message)) joined.broadcasts.push(message)
-        }
-      })
-    ))
+  Effect.gen(function*() {
+    const joined = yield* join(socket, channel, topic, payload)
+    const pubsub = yield* PubSub.PubSub
+    yield* pubsub.subscribe(topic, {
+      pid: joined.observer,
+      deliver: (message) => {
+        if (isBroadcast(message)) joined.broadcasts.push(message)
+      }
+    })
+    return { ...joined, subscribed: true }
+  })
 
 /**
  * Sends an event to a channel, as its client does.
@@ -272,6 +276,7 @@ export const refuteReply = (push: PushRef, status: string, expected?: Expected):
  */
 export const assertBroadcast = (channel: TestChannel, event: string, expected?: Expected): Effect.Effect<unknown> =>
   Effect.gen(function*() {
+    yield* assertSubscribed(channel)
     const found = yield* eventually(channel.socket, () => findBroadcast(channel, event, expected))
     if (found === undefined) return yield* fail(`no broadcast of ${event}`, expected ?? event, channel.broadcasts)
     channel.broadcasts.splice(channel.broadcasts.indexOf(found), 1)
@@ -280,7 +285,10 @@ export const assertBroadcast = (channel: TestChannel, event: string, expected?: 
 
 /** Asserts that there was no such broadcast on the channel's topic, nor will be before time passes. */
 export const refuteBroadcast = (channel: TestChannel, event: string, expected?: Expected): Effect.Effect<void> =>
-  refute(channel.socket, `broadcast of ${event}`, () => findBroadcast(channel, event, expected))
+  Effect.andThen(
+    assertSubscribed(channel),
+    refute(channel.socket, `broadcast of ${event}`, () => findBroadcast(channel, event, expected))
+  )
 
 /** Asserts that the server has closed the connection with this code, such as 1001 after `Endpoint.disconnect`. */
 export const assertDisconnected = (socket: TestSocket, code: number): Effect.Effect<void> =>
@@ -291,8 +299,10 @@ export const assertDisconnected = (socket: TestSocket, code: number): Effect.Eff
 
 // ----------------------------------------------------------------------------------------------------------------------
 
-/** Processes that are still at work after so many turns go round in circles. */
-const mostTurns = 100_000
+/** Processes that are still at work after so many milliseconds of real time go round in circles. */
+const patience = 2000
+
+const realClock = Clock.Clock.defaultValue()
 
 const settling = (system: Process.System["Service"]): Effect.Effect<void> =>
   Effect.suspend(() => {
@@ -300,19 +310,28 @@ const settling = (system: Process.System["Service"]): Effect.Effect<void> =>
     if (!(scheduler instanceof TrackingScheduler)) {
       return fail("provide ChannelTest.layer in place of PubSub.layer", "ChannelTest.layer", "another layer")
     }
-    let turns = 0
+    if (scheduler.pending === 0) return Effect.void
+    const deadline = realClock.currentTimeMillisUnsafe() + patience
     return Effect.whileLoop({
-      while: () => scheduler.pending > 0 && turns++ < mostTurns,
-      body: () => Effect.yieldNow,
+      while: () => scheduler.pending > 0,
+      body: () =>
+        realClock.currentTimeMillisUnsafe() < deadline
+          ? Effect.yieldNow
+          : fail("the processes do not come to rest", "rest", `still at work after ${patience} ms`),
       step: () => {}
     })
   })
+
+const assertSubscribed = (channel: TestChannel): Effect.Effect<void> =>
+  channel.subscribed
+    ? Effect.void
+    : fail("broadcasts are seen after subscribeAndJoin only", "subscribeAndJoin", "join")
 
 const settlingSocket = (socket: TestSocket): Effect.Effect<void> => settling(socket.server.process.system)
 
 /** How long a failing assertion waits, in real time, for promises and other work that no scheduler knows of. */
 const grace = Effect.sleep("1 second").pipe(
-  Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
+  Effect.provideService(Clock.Clock, realClock)
 )
 
 /** What `find` finds, once all is at rest; looks again for a while where it finds nothing. */

@@ -31,7 +31,9 @@ export type WebSocketOptions = WebSocket.Options
  *
  * The Layer asks for the socket's `layer`, for those of all its channels, and for a `PubSub.layer`. Provide the latter
  * outside of `HttpRouter.serve`, so that the rest of the application shares it. When the Layer's scope closes, all
- * connections are closed with 1012, which makes clients connect again.
+ * connections are closed with 1012, which makes clients connect again. Give the HTTP server
+ * `disablePreemptiveShutdown: true`: without it, the server first waits for open connections to end by themselves, for 20
+ * seconds, and WebSockets do not.
  *
  * @example
  * ```ts
@@ -51,7 +53,7 @@ export type WebSocketOptions = WebSocket.Options
  * const Http = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket" })).pipe(
  *   Layer.provide([LobbyLive, UserSocketLive]),
  *   Layer.provide(PubSub.layer),
- *   Layer.provide(NodeHttpServer.layer(createServer, { port: 4000 }))
+ *   Layer.provide(NodeHttpServer.layer(createServer, { port: 4000, disablePreemptiveShutdown: true }))
  * )
  * ```
  */

@@ -199,7 +199,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     if (this.phase !== Running) return
     this.phase = Interrupted
     this.ending ??= reason
-    // Without a fiber it is in the middle of a synchronous step: see `work`.
+    // Without a fiber it is in the middle of a synchronous step: see `wait`.
     if (this.fiber === undefined) return
     this.fiber.interruptUnsafe()
     this.expire()
