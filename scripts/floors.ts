@@ -29,7 +29,9 @@ const neighbours: Readonly<Record<string, ReadonlyArray<string>>> = {
  */
 const backRooms: Readonly<Record<string, string>> = {
   "internal/channel": "Channel",
+  "internal/channelMessage": "PubSub",
   "internal/group": "PubSub",
+  "internal/reply": "Channel",
   "internal/socket": "Socket",
   "internal/testClient": "ChannelTest"
 }

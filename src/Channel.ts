@@ -2,16 +2,17 @@
  * Channels: what clients join, and the process that serves each of them.
  *
  * Describe a channel with {@link make}, where you like as a contract that server, tests and browser share; say what it
- * does with `layer` or `toLayer`; mount it with a `Socket`. Every client that joins a topic gets a process of its own: it handles one
- * message at a time, its state is plain variables, and when it crashes only that client's channel is gone (and joined
- * again by phoenix.js).
+ * does with `layer` or `toLayer`; mount it with a `Socket`. Every client that joins a topic gets a process of its own: it
+ * handles one message at a time, its state is plain variables, and when it crashes only that client's channel is gone (and
+ * joined again by phoenix.js).
  *
  * The model is Phoenix.Channel (https://hexdocs.pm/phoenix/Phoenix.Channel.html).
  */
 import { Context, Duration, Effect, Layer, type Schema, type Scope } from "effect"
 import * as internal from "./internal/channel.ts"
-import { Bytes as bytes, compile, type PureSchema, type Schemas } from "./internal/contract.ts"
+import * as contracts from "./internal/contract.ts"
 import { erase } from "./internal/erase.ts"
+import * as replies from "./internal/reply.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
@@ -26,18 +27,18 @@ import * as PubSub from "./PubSub.ts"
  */
 export interface Incoming {
   /** Default: not looked at, `unknown`. */
-  readonly payload?: PureSchema | undefined
+  readonly payload?: contracts.PureSchema | undefined
   /** The payload of an `ok` reply; `Schema.Void` replies `{}`. */
-  readonly success?: PureSchema | undefined
+  readonly success?: contracts.PureSchema | undefined
   /** The payload of an `error` reply: what the handler's Effect fails with. */
-  readonly error?: PureSchema | undefined
+  readonly error?: contracts.PureSchema | undefined
 }
 
 /**
  * What clients and a channel say to each other, and what the channel needs to know of its connection. Every part may be
  * left out: without `incoming` any event is let in, without `outgoing` any may be sent, with payloads that nobody checks.
  */
-export interface Contract extends Schemas {
+export interface Contract extends contracts.Schemas {
   /** Services that the socket's `connect` supplies (Phoenix's assigns): one key, or several. */
   readonly assigns?: AnyKey | ReadonlyArray<AnyKey> | undefined
   /** The join: payload, reply, refusal. */
@@ -45,7 +46,7 @@ export interface Contract extends Schemas {
   /** Events from clients. */
   readonly incoming?: Readonly<Record<string, Incoming>> | undefined
   /** Events to clients, each with its payload. V2 clients need an object or {@link Bytes}. */
-  readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
+  readonly outgoing?: Readonly<Record<string, contracts.PureSchema>> | undefined
   /** Broadcast events that pass through `handleOut` of every member instead of going straight to the clients. */
   readonly intercept?: ReadonlyArray<string> | undefined
 }
@@ -56,7 +57,7 @@ type AnyKey = Context.Key<unknown, unknown>
 export interface Untyped {}
 
 /** The schema of raw bytes: the payload of a binary frame, a `Uint8Array`. */
-export const Bytes: Schema.Uint8Array = bytes
+export const Bytes: Schema.Uint8Array = contracts.Bytes
 
 type TypeOf<S, Otherwise> = S extends Schema.Constraint ? S["Type"] : Otherwise
 type PayloadOf<E> = E extends { readonly payload: infer S } ? TypeOf<S, unknown> : unknown
@@ -123,7 +124,7 @@ export interface Self<C = Untyped> {
 }
 
 /** Where a reply goes; made by `ref` of {@link Self}, good for any number of replies, also after the channel has ended. */
-export type SocketRef = internal.SocketRef
+export type SocketRef = replies.SocketRef
 
 /**
  * Replies to a message that was not answered by the return value of its handler.
@@ -149,32 +150,32 @@ export type SocketRef = internal.SocketRef
  * @param status - `"ok"`, `"error"`, or a word of your own
  * @param payload - JSON, or a `Uint8Array`; default `{}`
  */
-export const reply: (ref: SocketRef, status: string, payload?: unknown) => Effect.Effect<void> = internal.reply
+export const reply: (ref: SocketRef, status: string, payload?: unknown) => Effect.Effect<void> = replies.reply
 
 /** The type of {@link noReply}. */
-export type NoReply = internal.NoReply
+export type NoReply = replies.NoReply
 /** Returned by `handleIn` when it does not answer, or answers later by {@link reply}. */
-export const noReply: NoReply = internal.noReply
+export const noReply: NoReply = replies.noReply
 
 /** What a `handleIn` without a contract returns to answer. */
-export type Answer = internal.Answer
+export type Answer = replies.Answer
 
 /** Answers `ok`; where the contract says nothing about incoming events. */
-export const ok = (payload: unknown = {}): Answer => new internal.Answer("ok", payload)
+export const ok = (payload: unknown = {}): Answer => new replies.Answer("ok", payload)
 
 /** Answers `error`, as does failing with the payload; where the contract says nothing about incoming events. */
-export const error = (payload: unknown = {}): Answer => new internal.Answer("error", payload)
+export const error = (payload: unknown = {}): Answer => new replies.Answer("error", payload)
 
 /** Answers with a status of your own; where the contract says nothing about incoming events. */
-export const answer = (status: string, payload: unknown = {}): Answer => new internal.Answer(status, payload)
+export const answer = (status: string, payload: unknown = {}): Answer => new replies.Answer(status, payload)
 
 /**
  * A channel was used where it cannot be (always a defect): `NOT_JOINED`, `NO_REF`, or `INVALID_PAYLOAD` when a value of the
  * application does not fit the contract.
  */
-export const ChannelError = internal.ChannelError
+export const ChannelError = contracts.ChannelError
 /** The type of {@link ChannelError}. */
-export type ChannelError = internal.ChannelError
+export type ChannelError = contracts.ChannelError
 
 /** Handles an event by its name: what the contract does not know, or all of them where it says nothing. */
 type HandleAny<R> = (event: string, payload: unknown) => Effect.Effect<Answer | NoReply | void, unknown, R>
@@ -336,11 +337,11 @@ export const make: {
   if (topic.slice(0, -1).includes("*")) {
     throw new RangeError(`channel topic ${topic}: "*" is allowed only at the end`)
   }
-  const compiled = compile(contract)
+  const compiled = contracts.compile(contract)
   const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}`)
   const publish = (topic: string, event: string, payload: unknown, from?: Process.Pid) =>
     PubSub.PubSub.use((pubsub) =>
-      pubsub.broadcast(topic, Message.broadcast(topic, event, internal.encodeOutgoing(compiled, event, payload)), from)
+      pubsub.broadcast(topic, Message.broadcast(topic, event, contracts.encodeOutgoing(compiled, event, payload)), from)
     )
   const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
     Layer.effect(

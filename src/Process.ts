@@ -9,6 +9,7 @@
  * The model is the one of Erlang's processes and GenServer (https://www.erlang.org/doc/system/ref_man_processes.html).
  */
 import { type Cause, Context, Data, Duration, Effect, Exit, Layer, type Scope } from "effect"
+import { erase } from "./internal/erase.ts"
 import * as internal from "./internal/process.ts"
 import type { Timer, Timers } from "./internal/timers.ts"
 
@@ -237,7 +238,7 @@ export const spawnUnder = <M, E, R>(
     } catch (defect) {
       effect = Effect.die(defect)
     }
-    process.start(erase(effect), (exit) => resume(Exit.map(exit, () => pid)))
+    process.start(erase<Effect.Effect<internal.Behaviour, E>>(effect), (exit) => resume(Exit.map(exit, () => pid)))
     return shutdownChild(process)
   })
 }
@@ -388,7 +389,7 @@ export const monitor = (pid: Pid): Effect.Effect<Monitor, never, Self> =>
   internal.Self.useSync((owner) => {
     const monitor = new internal.Monitor(owner, fromPid(pid))
     monitor.start()
-    return toMonitor(monitor)
+    return erase<Monitor>(monitor)
   })
 
 /**
@@ -548,11 +549,8 @@ const parseOptions = <M>(options: Options<M> | undefined): internal.Options =>
     annotate: options.annotate as internal.Options["annotate"]
   }
 
-// The one place where types are given up: a mailbox holds what `Pid<M>` lets in, and a turn's Context has what `R` asks for.
+// A mailbox holds only what `Pid<M>` lets in, and the Context of a turn has what `R` asks for.
 /** @internal */
-export const toPid = <M = never>(process: internal.Process): Pid<M> => process as unknown as Pid<M>
-const toMonitor = (monitor: internal.Monitor): Monitor => monitor as unknown as Monitor
-const erase = <M, E, R>(init: Effect.Effect<Behaviour<M, R>, E, R>): Effect.Effect<internal.Behaviour, E> =>
-  init as unknown as Effect.Effect<internal.Behaviour, E>
+export const toPid: <M = never>(process: internal.Process) => Pid<M> = erase
 /** @internal */
-export const fromPid = <M>(pid: Pid<M>): internal.Process => pid as unknown as internal.Process
+export const fromPid: <M>(pid: Pid<M>) => internal.Process = erase

@@ -1,17 +1,25 @@
-import { Cause, type Context, Data, Duration, Effect, Exit, Result } from "effect"
+import { type Context, type Duration, Effect, Exit, Result } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
-import { type Compiled, type CompiledEvent, invalidPayload, onlyFailure } from "./contract.ts"
+import { about, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
+import {
+  ChannelError,
+  type Compiled,
+  type CompiledEvent,
+  encodeOutgoing,
+  onlyFailure,
+  orThrow,
+  refusal
+} from "./contract.ts"
 import * as process from "./process.ts"
+import { Answer, noReply, type Outlet, SocketRef } from "./reply.ts"
 
 /** What a channel needs of the connection it belongs to. */
-export interface Connection {
+export interface Connection extends Outlet {
   readonly id: string | undefined
-  readonly serializer: Serializer
   readonly pubsub: PubSub.PubSub["Service"]
-  readonly send: (frame: Frame) => void
   /** The channel ends as it wants to: the client is told before `terminate` runs. */
   readonly channelClosing: (channel: ChannelServer) => void
   readonly channelEnded: (channel: ChannelServer) => void
@@ -37,80 +45,6 @@ export interface Definition {
   readonly join: Join
   readonly context: Context.Context<never>
   readonly options: { readonly shutdown: number }
-}
-
-/** An answer, as an untyped handler returns it. */
-export class Answer {
-  readonly status: string
-  readonly payload: unknown
-  constructor(status: string, payload: unknown) {
-    this.status = status
-    this.payload = payload
-  }
-}
-
-/** Says that there is no answer, or not yet. */
-export interface NoReply {
-  readonly _tag: "NoReply"
-}
-export const noReply: NoReply = { _tag: "NoReply" }
-
-/** Where a reply goes; outlives the message and the channel. */
-export class SocketRef {
-  readonly connection: Connection
-  readonly topic: string
-  readonly ref: Message.Ref
-  readonly joinRef: Message.Ref
-  constructor(connection: Connection, topic: string, ref: Message.Ref, joinRef: Message.Ref) {
-    this.connection = connection
-    this.topic = topic
-    this.ref = ref
-    this.joinRef = joinRef
-  }
-}
-
-export const reply = (ref: SocketRef, status: string, payload: unknown = {}): Effect.Effect<void> =>
-  Effect.sync(() => {
-    const reply = Message.reply(ref.joinRef, ref.ref, ref.topic, status, payload)
-    ref.connection.send(Result.getOrThrow(ref.connection.serializer.encode(reply)))
-  })
-
-/** A channel was used at a time or in a way that it does not allow. */
-export class ChannelError extends Data.TaggedError("ChannelError")<{
-  readonly code: "NOT_JOINED" | "NO_REF" | "INVALID_PAYLOAD"
-  readonly message: string
-  readonly cause?: unknown
-}> {}
-
-/** The first message in the mailbox of a channel. */
-class JoinRequest {
-  readonly payload: unknown
-  constructor(payload: unknown) {
-    this.payload = payload
-  }
-}
-
-/** A message of the client, in the mailbox of its channel. */
-export class Incoming {
-  readonly message: Message.Inbound
-  constructor(message: Message.Inbound) {
-    this.message = message
-  }
-}
-
-/** The connection has ended. */
-export class ConnectionEnded {
-  readonly reason: process.ExitReason
-  constructor(reason: process.ExitReason) {
-    this.reason = reason
-  }
-}
-
-class Intercepted {
-  readonly broadcast: Message.Broadcast
-  constructor(broadcast: Message.Broadcast) {
-    this.broadcast = broadcast
-  }
 }
 
 const isBroadcast = (message: unknown): message is Message.Broadcast =>
@@ -262,19 +196,15 @@ export class ChannelServer implements process.Behaviour {
     const incoming = this.incoming
     if (incoming === undefined || !(message instanceof Incoming)) return exit
     this.incoming = undefined
-    try {
-      const codec = this.definition.contract.incoming?.get(String(incoming.event))
-      if (exit._tag === "Success") {
-        this.answerWith(incoming, codec, exit.value)
-        return exit
-      }
-      const failure = onlyFailure(exit.cause)
-      if (failure === undefined) return exit
-      this.answer(incoming, "error", codec === undefined ? failure.error : orThrow(codec.encodeError(failure.error)))
-      return Exit.void
-    } catch (defect) {
-      return Exit.die(defect)
+    const codec = this.definition.contract.incoming?.get(String(incoming.event))
+    if (exit._tag === "Success") {
+      this.answerWith(incoming, codec, exit.value)
+      return exit
     }
+    const failure = onlyFailure(exit.cause)
+    if (failure === undefined) return exit
+    this.answer(incoming, "error", codec === undefined ? failure.error : orThrow(codec.encodeError(failure.error)))
+    return Exit.void
   }
 
   private answerWith(incoming: Message.Inbound, codec: CompiledEvent | undefined, value: unknown): void {
@@ -361,7 +291,11 @@ export class ChannelServer implements process.Behaviour {
     return Effect.suspend(() => {
       this.finish(reason)
       return reason._tag !== "Crash" ? Effect.void : Effect.logError("channel stopped", reason.cause).pipe(
-        Effect.annotateLogs({ process: this.process.label, topic: this.topic, ...aboutInbound(this.incoming) })
+        Effect.annotateLogs({
+          process: this.process.label,
+          topic: this.topic,
+          ...about(this.incoming && new Incoming(this.incoming))
+        })
       )
     })
   }
@@ -420,38 +354,3 @@ const join = Effect.fnUntraced(function*(self: ChannelServer, payload: unknown) 
   yield* self.connection.pubsub.subscribe(self.topic, self)
   return handlers ?? {}
 })
-
-/** The payload of a push or broadcast as it travels. */
-export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
-  if (contract.outgoing === undefined) return payload
-  const codec = contract.outgoing.get(event)
-  if (codec !== undefined) return orThrow(codec.encode(payload))
-  throw new ChannelError({ code: "INVALID_PAYLOAD", message: `the contract has no outgoing event ${event}` })
-}
-
-const orThrow = <A>(exit: Exit.Exit<A, unknown>): A => {
-  if (exit._tag === "Success") return exit.value
-  throw new ChannelError({
-    code: "INVALID_PAYLOAD",
-    message: `a value of the application is not what the contract says: ${Cause.pretty(exit.cause)}`,
-    cause: Cause.squash(exit.cause)
-  })
-}
-
-const refusal = (cause: Cause.Cause<import("effect").Schema.SchemaError>): unknown => {
-  const [reason] = cause.reasons
-  return reason !== undefined && Cause.isFailReason(reason)
-    ? invalidPayload(reason.error)
-    : { reason: "invalid payload" }
-}
-
-/** What the crash line says about a message: names, never payloads. */
-const about = (message: unknown): Record<string, unknown> => {
-  if (message instanceof Incoming) return aboutInbound(message.message)
-  if (message instanceof Intercepted) return { event: message.broadcast.event }
-  if (message instanceof JoinRequest) return { event: "phx_join" }
-  return {}
-}
-
-const aboutInbound = (message: Message.Inbound | undefined): Record<string, unknown> =>
-  message === undefined ? {} : { event: message.event, ref: message.ref }

@@ -1,4 +1,4 @@
-import { Cause, Exit, Schema, SchemaIssue } from "effect"
+import { Cause, Data, Exit, Schema, SchemaIssue } from "effect"
 
 /** A schema that needs no services: what a client sends must be judged at once. */
 export type PureSchema = Schema.Constraint & { readonly DecodingServices: never; readonly EncodingServices: never }
@@ -87,4 +87,37 @@ export const onlyFailure = (cause: Cause.Cause<unknown>): { readonly error: unkn
   return reason !== undefined && cause.reasons.every(Cause.isFailReason) && Cause.isFailReason(reason)
     ? { error: reason.error }
     : undefined
+}
+
+/** A channel was used at a time or in a way that it does not allow. */
+export class ChannelError extends Data.TaggedError("ChannelError")<{
+  readonly code: "NOT_JOINED" | "NO_REF" | "INVALID_PAYLOAD"
+  readonly message: string
+  readonly cause?: unknown
+}> {}
+
+/** The payload of a push or broadcast as it travels. */
+export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
+  if (contract.outgoing === undefined) return payload
+  const codec = contract.outgoing.get(event)
+  if (codec !== undefined) return orThrow(codec.encode(payload))
+  throw new ChannelError({ code: "INVALID_PAYLOAD", message: `the contract has no outgoing event ${event}` })
+}
+
+/** A value of the application, encoded; that it cannot be is its mistake. */
+export const orThrow = <A>(exit: Exit.Exit<A, unknown>): A => {
+  if (exit._tag === "Success") return exit.value
+  throw new ChannelError({
+    code: "INVALID_PAYLOAD",
+    message: `a value of the application is not what the contract says: ${Cause.pretty(exit.cause)}`,
+    cause: Cause.squash(exit.cause)
+  })
+}
+
+/** As {@link invalidPayload}, from the cause of a decoding. */
+export const refusal = (cause: Cause.Cause<Schema.SchemaError>): unknown => {
+  const [reason] = cause.reasons
+  return reason !== undefined && Cause.isFailReason(reason)
+    ? invalidPayload(reason.error)
+    : { reason: "invalid payload" }
 }
