@@ -170,8 +170,9 @@ export const error = (payload: unknown = {}): Answer => new replies.Answer("erro
 export const answer = (status: string, payload: unknown = {}): Answer => new replies.Answer(status, payload)
 
 /**
- * A channel was used where it cannot be (always a defect): `NOT_JOINED`, `NO_REF`, or `INVALID_PAYLOAD` when a value of the
- * application does not fit the contract.
+ * A channel was used where it cannot be (always a defect): `NOT_JOINED`, `NO_REF`, `INVALID_PAYLOAD` when a value of the
+ * application does not fit the contract, `RESERVED_EVENT` for an event of the protocol itself such as `phx_close`, and
+ * `WRONG_TOPIC` for a broadcast to a topic that the channel does not serve.
  */
 export const ChannelError = contracts.ChannelError
 /** The type of {@link ChannelError}. */
@@ -299,6 +300,8 @@ export interface Channel<Topic extends string, C> {
   ) => Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub>
 }
 
+let made = 0
+
 /**
  * Describes a channel.
  *
@@ -338,11 +341,19 @@ export const make: {
     throw new RangeError(`channel topic ${topic}: "*" is allowed only at the end`)
   }
   const compiled = contracts.compile(contract)
-  const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}`)
-  const publish = (topic: string, event: string, payload: unknown, from?: Process.Pid) =>
-    PubSub.PubSub.use((pubsub) =>
-      pubsub.broadcast(topic, Message.broadcast(topic, event, contracts.encodeOutgoing(compiled, event, payload)), from)
-    )
+  // Channels of two sockets may have the same topic.
+  const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}#${++made}`)
+  const publish = (to: string, event: string, payload: unknown, from?: Process.Pid) =>
+    PubSub.PubSub.use((pubsub) => {
+      if (!contracts.matches(topic, to)) {
+        throw new contracts.ChannelError({ code: "WRONG_TOPIC", message: `${to} is no topic of the channel ${topic}` })
+      }
+      return pubsub.broadcast(
+        to,
+        Message.broadcast(to, event, contracts.encodeOutgoing(compiled, event, payload)),
+        from
+      )
+    })
   const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
     Layer.effect(
       handler,

@@ -15,7 +15,7 @@
  *
  * const Lobby = Channel.make("lobby")
  * const LobbyLive = Lobby.layer((lobby) =>
- *   Effect.succeed({ handleIn: (event, payload) => Effect.as(lobby.broadcast(event, payload), Channel.ok()) })
+ *   Effect.succeed({ handleIn: (_event, payload) => Effect.as(lobby.broadcast("shout", payload), Channel.ok()) })
  * )
  * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
  * const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
@@ -31,7 +31,7 @@
  *   }).pipe(Effect.provide(TestLive)))
  * ```
  */
-import { Clock, Data, Effect, Layer, Scheduler, type Scope } from "effect"
+import { Clock, Data, Effect, Formatter, Layer, Scheduler, type Scope } from "effect"
 import type { SocketServer } from "./internal/socket.ts"
 import { decode, encode, type Received, TrackingScheduler } from "./internal/testClient.ts"
 import * as Message from "./Message.ts"
@@ -95,8 +95,6 @@ export interface TestChannel {
   readonly broadcasts: Array<Message.Broadcast>
   /** @internal */
   readonly subscribed: boolean
-  /** @internal */
-  readonly observer: Process.Pid<unknown>
 }
 
 /** A message that was sent to a channel; its reply is asserted by {@link assertReply}. */
@@ -163,7 +161,7 @@ export const join = (
   channel: Socket.AnyChannel,
   topic: string,
   payload: unknown = {}
-): Effect.Effect<TestChannel, JoinError, PubSub.PubSub | Process.System> =>
+): Effect.Effect<TestChannel, JoinError> =>
   Effect.gen(function*() {
     const joinRef = socket.nextRef()
     socket.server.receive(encode(joinRef, joinRef, topic, "phx_join", payload))
@@ -174,13 +172,7 @@ export const join = (
       return yield* fail(`${topic} is served by another channel`, channel.topic, server.definition.pattern)
     }
     const broadcasts: Array<Message.Broadcast> = []
-    const observer = yield* Process.spawn(
-      (_self: Process.Pid<unknown>) => Effect.succeed({ handle: () => Effect.void }),
-      {
-        label: `test of ${topic}`
-      }
-    )
-    return { socket, topic, joinRef, reply: response, pid: server.pid, broadcasts, subscribed: false, observer }
+    return { socket, topic, joinRef, reply: response, pid: server.pid, broadcasts, subscribed: false }
   })
 
 /** As {@link join}; the test also gets the topic's broadcasts, for {@link assertBroadcast}. */
@@ -189,12 +181,12 @@ export const subscribeAndJoin = (
   channel: Socket.AnyChannel,
   topic: string,
   payload: unknown = {}
-): Effect.Effect<TestChannel, JoinError, PubSub.PubSub | Process.System> =>
+): Effect.Effect<TestChannel, JoinError, PubSub.PubSub> =>
   Effect.gen(function*() {
     const joined = yield* join(socket, channel, topic, payload)
     const pubsub = yield* PubSub.PubSub
     yield* pubsub.subscribe(topic, {
-      pid: joined.observer,
+      pid: socket.server.pid,
       deliver: (message) => {
         if (isBroadcast(message)) joined.broadcasts.push(message)
       }
@@ -220,7 +212,7 @@ export const broadcastFrom = (
   event: string,
   payload: unknown = {}
 ): Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub> =>
-  PubSub.broadcastFrom(channel.observer, channel.topic, Message.broadcast(channel.topic, event, payload))
+  PubSub.broadcastFrom(channel.socket.server.pid, channel.topic, Message.broadcast(channel.topic, event, payload))
 
 /** Leaves the topic, as the client does; the reply is `ok`, then the client gets `phx_close`. */
 export const leave = (channel: TestChannel): Effect.Effect<PushRef> => push(channel, "phx_leave")
@@ -380,7 +372,7 @@ const refute = <A>(socket: TestSocket, what: string, find: () => A | undefined):
   })
 
 const fail = (message: string, expected: unknown, actual: unknown): Effect.Effect<never> =>
-  Effect.die(new AssertionError({ message: `${message}; got ${JSON.stringify(actual)}`, expected, actual }))
+  Effect.die(new AssertionError({ message: `${message}; got ${Formatter.format(actual)}`, expected, actual }))
 
 const findPush = (channel: TestChannel, event: string, expected: Expected): Received | undefined =>
   channel.socket.received.find((received) =>

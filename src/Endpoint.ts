@@ -45,7 +45,7 @@ export type WebSocketOptions = WebSocket.Options
  *
  * const Lobby = Channel.make("lobby")
  * const LobbyLive = Lobby.layer((lobby) =>
- *   Effect.succeed({ handleIn: (event, payload) => lobby.broadcast(event, payload) })
+ *   Effect.succeed({ handleIn: (_event, payload) => lobby.broadcast("shout", payload) })
  * )
  * const UserSocket = Socket.make("user_socket", { channels: [Lobby] })
  * const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))

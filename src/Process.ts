@@ -301,9 +301,9 @@ export const sendAfter = <M>(pid: Pid<M>, message: M, delay: Duration.Input): Ef
 export const cancelTimer = (ref: TimerRef): Effect.Effect<boolean> =>
   Effect.sync(() => ref instanceof TimerRefImpl && ref.cancel())
 
-/** A {@link call} got no answer. `code` is `TIMEOUT`, or `DOWN` when the process has ended. */
+/** A {@link call} got no answer. `code` is `TIMEOUT`, `DOWN` when the process has ended, or `FULL` when its mailbox is. */
 export class CallError extends Data.TaggedError("CallError")<{
-  readonly code: "TIMEOUT" | "DOWN"
+  readonly code: "TIMEOUT" | "DOWN" | "FULL"
   readonly message: string
   readonly reason?: ExitReason | undefined
 }> {}
@@ -374,7 +374,9 @@ export const call = <M, A>(
         )))
     }
     process.watch(watcher, watcher)
-    process.push(request)
+    if (!process.push(request) && process.status !== "ending") {
+      settle(Effect.fail(new CallError({ code: "FULL", message: `the mailbox of ${pid.label} is full` })))
+    }
     return Effect.sync(() => settle(undefined))
   })
 

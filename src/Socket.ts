@@ -113,7 +113,8 @@ export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyC
   readonly handler: Context.Key<Handler<Name>, Connect<never>>
   /**
    * Says who may connect: `connect` runs for every client, before the WebSocket is opened. It returns {@link accept} with
-   * the assigns of all channels, or fails with {@link refuse}; when it dies, the client gets HTTP 500.
+   * the assigns of all channels, or fails with {@link refuse}; when it dies, the client gets HTTP 500. Its Scope closes when
+   * it is done.
    */
   readonly layer: <RI = never>(
     connect: Connect<Assigns<Channels>, RI>
@@ -123,6 +124,8 @@ export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyC
     build: Effect.Effect<Connect<Assigns<Channels>, RI>, EX, RX>
   ) => Layer.Layer<Handler<Name>, EX, Exclude<RX | RI, Scope.Scope>>
 }
+
+let made = 0
 
 /**
  * Describes a socket.
@@ -145,12 +148,13 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
   name: Name,
   options: Options<Channels>
 ): Socket<Name, Channels> => {
-  const handler = Context.Service<Handler<Name>, Connect<never>>(`effect-channels/Socket/${name}`)
+  const handler = Context.Service<Handler<Name>, Connect<never>>(`effect-channels/Socket/${name}#${++made}`)
   const toLayer = (build: Effect.Effect<Connect<never>>) =>
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
-        Effect.map(build, (connect): Connect<never> => (info) => Effect.provideContext(connect(info), context))
+        Effect.map(build, (connect): Connect<never> => (info) =>
+          Effect.provideContext(Effect.scoped(connect(info)), context))
       )
     )
   return {
@@ -197,7 +201,11 @@ export const acceptor = <Name extends string, Channels extends ReadonlyArray<Any
     const system = yield* Process.System
     const runtime: Runtime = {
       name: socket.name,
-      channels: socket.channels.map((channel) => Context.getUnsafe(context, channel.handler)),
+      channels: socket.channels.map((channel) => {
+        const definition = Context.getOrUndefined(context, channel.handler)
+        if (definition !== undefined) return definition
+        throw new Error(`socket ${socket.name}: the layer of the channel ${channel.topic} is not provided`)
+      }),
       maxChannels: socket.maxChannels,
       system,
       pubsub: yield* PubSub.PubSub,

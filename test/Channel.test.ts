@@ -425,13 +425,13 @@ describe("a channel with a contract", () => {
       assert.deepStrictEqual(yield* frames(channel.socket), [["count", { n: "2" }]])
     }).pipe(Effect.provide(typed.layer)))
 
-  it.effect("answers a payload that does not fit with every path and message, and goes on", () =>
+  it.effect("answers a payload that does not fit with the first path and message that are wrong, and goes on", () =>
     Effect.gen(function*() {
       const channel = yield* joined
       const ref = yield* ChannelTest.push(channel, "add", { a: "1", more: {} })
       const response = payloadOf(yield* ChannelTest.assertReply(ref, "error", { reason: "invalid payload" }))
       const errors = response["errors"] as ReadonlyArray<{ path: ReadonlyArray<string>; message: string }>
-      assert.deepStrictEqual(errors.map(({ path }) => path), [["a"], ["more", "b"]])
+      assert.deepStrictEqual(errors.map(({ path }) => path), [["a"]])
       for (const { message } of errors) assert.isAbove(message.length, 5)
       for (const payload of [null, [], "x", 1, new Uint8Array(3)]) {
         yield* ChannelTest.assertReply(yield* ChannelTest.push(channel, "add", payload), "error", {
@@ -1254,7 +1254,107 @@ describe("endings", () => {
   })
 })
 
+describe("nobody harms the others", () => {
+  it.effect("an untyped failure that is an Error is a crash, and its fields stay here", () => {
+    const { layer: logged, lines } = capture()
+    class Secret extends Schema.TaggedError<Secret>()("Secret", { password: Schema.String }) {}
+    const { layer, socket } = untyped((_, payload) =>
+      payload === "join"
+        ? Effect.fail(new Secret({ password: "hunter2" }))
+        : Effect.succeed({ handleIn: () => Effect.fail(new Secret({ password: "hunter2" })) })
+    )
+    return Effect.gen(function*() {
+      const client = yield* ChannelTest.connect(socket)
+      const refused = yield* Effect.flip(ChannelTest.join(client, Room, "room:1", "join"))
+      assert.deepStrictEqual(refused.response, { reason: "join crashed" })
+      const channel = yield* ChannelTest.join(client, Room, "room:2")
+      yield* ChannelTest.push(channel, "query")
+      yield* ChannelTest.settle
+      assert.deepStrictEqual(yield* frames(client), [["phx_error", { reason: "channel_crash" }]])
+      assert.strictEqual(lines.length, 2)
+    }).pipe(Effect.provide(layer), Effect.provide(logged))
+  })
+
+  it.effect("events of the protocol cannot be passed on to others", () => {
+    const { layer, socket } = untyped((room) =>
+      Effect.succeed({ handleIn: (event, payload) => room.broadcast(event, payload) })
+    )
+    return Effect.gen(function*() {
+      const other = yield* ChannelTest.connect(socket)
+      yield* ChannelTest.join(other, Room, "room:1")
+      for (const event of ["phx_close", "phx_error", "phx_reply"]) {
+        const client = yield* ChannelTest.connect(socket)
+        const channel = yield* ChannelTest.join(client, Room, "room:1")
+        yield* ChannelTest.push(channel, event, {})
+        assert.deepStrictEqual(yield* frames(client), [["phx_error", { reason: "channel_crash" }]])
+      }
+      assert.deepStrictEqual(yield* frames(other), [])
+    }).pipe(Effect.provide(layer), Effect.provide(silent))
+  })
+
+  it.effect("a handler that does not return is cut off when its client has been gone for the shutdown time", () => {
+    const reasons: Array<Process.ExitReason> = []
+    const { layer, socket } = untyped(() =>
+      Effect.succeed({
+        handleIn: () => Effect.never,
+        terminate: (reason) => Effect.sync(() => void reasons.push(reason))
+      })
+    )
+    return Effect.gen(function*() {
+      const channel = yield* ChannelTest.join(yield* ChannelTest.connect(socket), Room, "room:1")
+      yield* ChannelTest.push(channel, "hang")
+      yield* ChannelTest.settle
+      yield* ChannelTest.drop(channel.socket)
+      yield* TestClock.adjust("4999 millis")
+      assert.isTrue(channel.pid.alive)
+      yield* TestClock.adjust("1 milli")
+      yield* ChannelTest.settle
+      assert.isFalse(channel.pid.alive)
+      assert.deepStrictEqual(reasons, [Process.shutdown("peer_closed")])
+      assert.strictEqual((yield* Process.stats).timers, 0)
+    }).pipe(Effect.provide(layer))
+  })
+
+  it.effect("two channels with the same topic, on two sockets, are two", () => {
+    const serve = (name: string) => {
+      const channel = Channel.make("room:*")
+      const socket = Socket.make(name, { channels: [channel] })
+      const live = Layer.mergeAll(
+        channel.layer(() => Effect.succeed({ reply: { name } })),
+        socket.layer(() => Effect.succeed(Socket.accept()))
+      )
+      return { channel, socket, live }
+    }
+    const user = serve("user")
+    const admin = serve("admin")
+    return Effect.gen(function*() {
+      for (const { channel, socket } of [user, admin]) {
+        const joined = yield* ChannelTest.join(yield* ChannelTest.connect(socket), channel, "room:1")
+        assert.deepStrictEqual(joined.reply, { name: socket.name })
+      }
+      const third = serve("third")
+      const missing = yield* Effect.exit(ChannelTest.connect(third.socket))
+      assert(missing._tag === "Failure")
+    }).pipe(Effect.provide(Layer.mergeAll(user.live, admin.live).pipe(Layer.provideMerge(ChannelTest.layer))))
+  })
+})
+
 describe("make", () => {
+  it("refuses outgoing events of the protocol, and intercepted ones that are not outgoing", () => {
+    assert.throws(() => Channel.make("room", { outgoing: { phx_close: Schema.Void } }), RangeError)
+    assert.throws(() => Channel.make("room", { outgoing: { said: Schema.Void }, intercept: ["siad"] }), RangeError)
+    assert.strictEqual(Channel.make("room", { intercept: ["any"] }).topic, "room")
+  })
+
+  it.effect("its broadcast refuses a topic that the channel does not serve", () =>
+    Effect.gen(function*() {
+      const exit = yield* Effect.exit(Room.broadcast("1", "said", {}))
+      assert(exit._tag === "Failure")
+      const defect = Cause.squash(exit.cause)
+      assert(defect instanceof Channel.ChannelError)
+      assert.strictEqual(defect.code, "WRONG_TOPIC")
+    }).pipe(Effect.provide(ChannelTest.layer)))
+
   it("refuses a topic with a star that is not at its end", () => {
     for (const topic of ["*room", "room:*:x", "**", "a*b"]) assert.throws(() => Channel.make(topic), RangeError, topic)
     for (const topic of ["*", "room:*", "room*", "room", ""]) assert.strictEqual(Channel.make(topic).topic, topic)

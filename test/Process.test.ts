@@ -564,17 +564,15 @@ describe("call", () => {
       })
   )
 
-  onNode("fails with TIMEOUT when the mailbox is too full for its message", () =>
+  onNode("fails with FULL, at once, when the mailbox is too full for its message", () =>
     Effect.gen(function*() {
       const pid = yield* spawnObedient({}, { mailbox: { capacity: 1 } })
       yield* Process.send(pid, Effect.never)
       yield* settle
       yield* Process.send(pid, Effect.void)
-      const fiber = yield* Effect.forkChild(Effect.flip(
-        Process.call(pid, (to: Process.ReplyTo<string>) => Process.reply(to, "hi"))
-      ))
-      yield* TestClock.adjust("5 seconds")
-      assert.strictEqual((yield* Fiber.join(fiber)).code, "TIMEOUT")
+      const error = yield* Effect.flip(Process.call(pid, (to: Process.ReplyTo<string>) => Process.reply(to, "hi")))
+      assert.strictEqual(error.code, "FULL")
+      assert.strictEqual((yield* Process.info(pid)).watchers, 0)
     }))
 
   onNode("leaves nothing behind when it is interrupted or its message throws", () =>

@@ -102,7 +102,7 @@ export class Chat extends Context.Service<Chat, {
           if (id === "") return yield* Effect.fail(invalid("name", "must have a letter or a digit"))
           insertUser.run(id, name)
           joinOpenRooms.run(id)
-          return { id, name }
+          return rows<User>(selectUser.all(id))[0] ?? { id, name }
         }),
         user: (id) => Effect.sync(() => rows<User>(selectUser.all(id))[0]),
         rooms: (userId) =>

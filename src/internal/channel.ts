@@ -50,8 +50,14 @@ export interface Definition {
 const isBroadcast = (message: unknown): message is Message.Broadcast =>
   typeof message === "object" && message !== null && "_tag" in message && message._tag === "Broadcast"
 
-const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame =>
-  Result.getOrThrow(serializer.fastlane(broadcast))
+/** Undefined for bytes on their way to a client whose version of the protocol has no binary frames. */
+const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame | undefined => {
+  const frame = serializer.fastlane(broadcast)
+  if (Result.isSuccess(frame)) return frame.success
+  // One client that asks for the old version must not keep all others from being told.
+  if (frame.failure.code === "invalid_binary" && broadcast.payload instanceof Uint8Array) return undefined
+  throw frame.failure
+}
 
 /**
  * The process of one joined channel of one connection (Phoenix.Channel.Server). It is also what user code is given as
@@ -137,6 +143,15 @@ export class ChannelServer implements process.Behaviour {
     return Exit.void
   }
 
+  /** The channel ends after what it has been sent; with a handler that does not return, after its shutdown time. */
+  connectionEnded(reason: process.ExitReason): void {
+    const { options, status, system } = this.process
+    this.process.push(new ConnectionEnded(reason))
+    if (status === "idle") return
+    const timer = system.timers.after(options.shutdown, () => this.process.quit(reason))
+    this.process.watch(timer, { ended: () => system.timers.cancel(timer) })
+  }
+
   private answerJoin(exit: Exit.Exit<unknown, unknown>): void {
     const done = this.joinDone
     this.joinDone = undefined
@@ -202,7 +217,8 @@ export class ChannelServer implements process.Behaviour {
       return exit
     }
     const failure = onlyFailure(exit.cause)
-    if (failure === undefined) return exit
+    // Without a contract an error of the application, a database's say, is nothing to tell a client.
+    if (failure === undefined || (codec === undefined && failure.error instanceof Error)) return exit
     this.answer(incoming, "error", codec === undefined ? failure.error : orThrow(codec.encodeError(failure.error)))
     return Exit.void
   }
@@ -242,6 +258,7 @@ export class ChannelServer implements process.Behaviour {
     else if (this.definition.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
     else {
       const frame = delivery.memo(this.connection.serializer, message, encodeFastlane)
+      if (frame === undefined) return
       if (this.joined) this.connection.send(frame)
       else (this.early ??= []).push(frame)
     }
@@ -348,9 +365,10 @@ const join = Effect.fnUntraced(function*(self: ChannelServer, payload: unknown) 
   const { contract, join } = self.definition
   const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
   if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
-  const handlers = yield* join(self, decoded.value).pipe(
-    Effect.mapError((error) => contract.join === undefined ? error : orThrow(contract.join.encodeError(error)))
-  )
+  const handlers = yield* Effect.catch(join(self, decoded.value), (error) => {
+    if (contract.join !== undefined) return Effect.fail(orThrow(contract.join.encodeError(error)))
+    return error instanceof Error ? Effect.die(error) : Effect.fail(error)
+  })
   yield* self.connection.pubsub.subscribe(self.topic, self)
   return handlers ?? {}
 })

@@ -37,12 +37,19 @@ export interface Compiled {
   readonly intercept: ReadonlySet<string>
 }
 
+/** What the protocol itself says about a channel; sent by anybody else it would end or rejoin the channels of others. */
+const reserved = new Set(["phx_join", "phx_leave", "phx_reply", "phx_close", "phx_error"])
+
+/** Whether the pattern of a channel serves a topic. */
+export const matches = (pattern: string, topic: string): boolean =>
+  pattern.endsWith("*") ? topic.startsWith(pattern.slice(0, -1)) : pattern === topic
+
 const asIs: Codec = Exit.succeed
 
 const decoder = (schema: PureSchema | undefined): Codec =>
   schema === undefined
     ? asIs
-    : Schema.decodeUnknownExit(schema === Bytes ? Bytes : Schema.toCodecJson(schema), { errors: "all" })
+    : Schema.decodeUnknownExit(schema === Bytes ? Bytes : Schema.toCodecJson(schema))
 
 const encoder = (schema: PureSchema | undefined): Codec =>
   schema === undefined ? asIs : Schema.encodeUnknownExit(schema === Bytes ? Bytes : Schema.toCodecJson(schema))
@@ -54,7 +61,19 @@ const compileEvent = (event: EventSchemas): CompiledEvent => ({
   replies: event.success !== undefined || event.error !== undefined
 })
 
-export const compile = (schemas: Schemas): Compiled => ({
+export const compile = (schemas: Schemas): Compiled => {
+  for (const event of Object.keys(schemas.outgoing ?? {})) {
+    if (reserved.has(event)) throw new RangeError(`${event} is an event of the protocol, no channel can send it`)
+  }
+  for (const event of schemas.intercept ?? []) {
+    if (schemas.outgoing !== undefined && !Object.hasOwn(schemas.outgoing, event)) {
+      throw new RangeError(`the intercepted event ${event} is not among the outgoing ones`)
+    }
+  }
+  return compiled(schemas)
+}
+
+const compiled = (schemas: Schemas): Compiled => ({
   join: schemas.join && compileEvent(schemas.join),
   incoming: mapValues(schemas.incoming, compileEvent),
   outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
@@ -69,7 +88,7 @@ const mapValues = <A, B>(
 
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
 
-/** What a client is told about a payload that is not as its contract says. */
+/** What a client is told about a payload that is not as its contract says: the first thing that is wrong with it. */
 export const invalidPayload = (error: Schema.SchemaError): {
   readonly reason: "invalid payload"
   readonly errors: ReadonlyArray<{ readonly path: ReadonlyArray<PropertyKey>; readonly message: string }>
@@ -91,13 +110,19 @@ export const onlyFailure = (cause: Cause.Cause<unknown>): { readonly error: unkn
 
 /** A channel was used at a time or in a way that it does not allow. */
 export class ChannelError extends Data.TaggedError("ChannelError")<{
-  readonly code: "NOT_JOINED" | "NO_REF" | "INVALID_PAYLOAD"
+  readonly code: "NOT_JOINED" | "NO_REF" | "INVALID_PAYLOAD" | "RESERVED_EVENT" | "WRONG_TOPIC"
   readonly message: string
   readonly cause?: unknown
 }> {}
 
 /** The payload of a push or broadcast as it travels. */
 export const encodeOutgoing = (contract: Compiled, event: string, payload: unknown): unknown => {
+  if (reserved.has(event)) {
+    throw new ChannelError({
+      code: "RESERVED_EVENT",
+      message: `${event} is an event of the protocol: do not pass on event names of clients unchecked`
+    })
+  }
   if (contract.outgoing === undefined) return payload
   const codec = contract.outgoing.get(event)
   if (codec !== undefined) return orThrow(codec.encode(payload))

@@ -24,10 +24,6 @@ export class Group implements process.Behaviour, process.Parent {
     return this.endAll(process.shutdown())
   }
 
-  ended(): void {
-    for (const child of this.children) child.signal(process.shutdown())
-  }
-
   /** Ends all children at the same time and waits until they have. */
   endAll(reason: process.ExitReason): Effect.Effect<void> {
     return Effect.forEach([...this.children], (child) => Process.shutdownChild(child, reason), {

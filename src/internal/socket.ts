@@ -4,8 +4,8 @@ import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
 import { ChannelServer, type Connection, type Definition } from "./channel.ts"
-import { ConnectionEnded, Incoming } from "./channelMessage.ts"
-import { onlyFailure } from "./contract.ts"
+import { Incoming } from "./channelMessage.ts"
+import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
 import * as process from "./process.ts"
 
@@ -258,9 +258,9 @@ export class SocketServer implements process.Behaviour, Connection {
   /** The process has ended: the wire is closed, the channels are told. */
   ended(reason: process.ExitReason): void {
     this.transport.close(closeCode(reason))
-    const told = new ConnectionEnded(reason._tag === "Normal" ? process.shutdown("closed") : reason)
-    if (this.joining !== undefined) this.joining.process.push(told)
-    for (const channel of this.joined.values()) channel.process.push(told)
+    const told = reason._tag === "Normal" ? process.shutdown("closed") : reason
+    this.joining?.connectionEnded(told)
+    for (const channel of this.joined.values()) channel.connectionEnded(told)
     this.joined.clear()
   }
 
@@ -283,10 +283,6 @@ export class SocketServer implements process.Behaviour, Connection {
 
 const isDisconnect = (message: unknown): boolean =>
   typeof message === "object" && message !== null && "event" in message && message.event === "disconnect"
-
-/** Whether a channel's pattern serves a topic. */
-export const matches = (pattern: string, topic: string): boolean =>
-  pattern.endsWith("*") ? topic.startsWith(pattern.slice(0, -1)) : pattern === topic
 
 const sameRef = (a: Message.Ref, b: Message.Ref): boolean =>
   a === b || (typeof a === "object" && typeof b === "object" && JSON.stringify(a) === JSON.stringify(b))

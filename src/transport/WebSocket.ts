@@ -90,7 +90,8 @@ export const make = (
     const originAllowed = compileOrigin(options.checkOrigin ?? defaults.checkOrigin, host)
     const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout))
     const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
-    const limits: Limits = { timeout, compressFrom: threshold ?? defaults.threshold }
+    const compress = (options.compress ?? false) !== false
+    const limits: Limits = { timeout, compress, compressFrom: threshold ?? defaults.threshold }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options))),
       (wss) => Effect.sync(() => wss.close())
@@ -119,14 +120,20 @@ export const make = (
         )
         return refuse(403)
       }
-      const client = yield* Effect.option(acceptor.connect({
+      const client = yield* acceptor.connect({
         params,
         transport: "websocket",
         headers: request.headers,
         uri: request.originalUrl,
         remoteAddress: Option.getOrUndefined(request.remoteAddress)
-      }))
-      if (Option.isNone(client)) return refuse(403)
+      }).pipe(
+        Effect.catchTag("Refused", ({ reason }) =>
+          Effect.as(
+            Effect.logInfo("connection refused").pipe(Effect.annotateLogs({ socket: acceptor.name, reason })),
+            undefined
+          ))
+      )
+      if (client === undefined) return refuse(403)
       if (incoming.headers.upgrade?.toLowerCase() !== "websocket") {
         return HttpServerResponse.text("the 'upgrade' header must contain 'websocket'", { status: 400 })
       }
@@ -137,7 +144,7 @@ export const make = (
       const ws = yield* upgrade(wss, incoming)
       if (ws !== undefined) {
         const wire = new Wire(ws, incoming, system, limits)
-        yield* wire.run(acceptor.open(wire, serializer, client.value))
+        yield* wire.run(acceptor.open(wire, serializer, client))
       }
       // The connection is gone: this goes nowhere, but a route has to return a response.
       return HttpServerResponse.empty()
@@ -159,6 +166,7 @@ const serverOptions = (options: Options): ServerOptions & { readonly closeTimeou
 interface Limits {
   /** Milliseconds. */
   readonly timeout: number
+  readonly compress: boolean
   /** In bytes. The `threshold` of `ws` itself is for connections that keep no compression context. */
   readonly compressFrom: number
 }
@@ -198,7 +206,10 @@ class Wire implements Transport {
 
   send(frame: Serializer.Frame): void {
     if (this.ws.readyState !== this.ws.OPEN) return
-    this.ws.send(frame, { binary: typeof frame !== "string", compress: frame.length >= this.limits.compressFrom })
+    const binary = typeof frame !== "string"
+    const compress = this.limits.compress &&
+      (binary ? frame.length : Buffer.byteLength(frame)) >= this.limits.compressFrom
+    this.ws.send(frame, { binary, compress })
   }
 
   close(code: number): void {
