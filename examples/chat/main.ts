@@ -18,7 +18,8 @@ import { Http } from "./http.ts"
 
 const Sockets = Layer.unwrap(Effect.gen(function*() {
   const checkOrigin = yield* Config.String("CHECK_ORIGIN").pipe(
-    Config.map((list) => list.split(",").map((origin) => origin.trim())),
+    Config.map((list) => list.split(",").map((origin) => origin.trim()).filter((origin) => origin !== "")),
+    Config.map((origins) => origins.length === 0 ? true : origins),
     Config.withDefault(true as const)
   )
   return Endpoint.mount(UserSocket, {
