@@ -5,10 +5,12 @@
  */
 import { Effect, Layer } from "effect"
 import { HttpMiddleware, HttpRouter } from "effect/http"
+import type { Server } from "node:http"
 import * as Message from "./Message.ts"
 import type * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Socket from "./Socket.ts"
+import { prepare } from "./transport/server.ts"
 import * as WebSocket from "./transport/WebSocket.ts"
 
 /** Options of {@link mount}. */
@@ -31,9 +33,8 @@ export type WebSocketOptions = WebSocket.Options
  *
  * The Layer asks for the socket's `layer`, for those of all its channels, and for a `PubSub.layer`. Provide the latter
  * outside of `HttpRouter.serve`, so that the rest of the application shares it. When the Layer's scope closes, all
- * connections are closed with 1012, which makes clients connect again. Give the HTTP server
- * `disablePreemptiveShutdown: true`: without it, the server first waits for open connections to end by themselves, for 20
- * seconds, and WebSockets do not.
+ * connections are closed with 1012, which makes clients connect again. Give the HTTP server to {@link prepareServer}:
+ * otherwise it first waits for open connections to end by themselves, for 20 seconds, and WebSockets do not.
  *
  * @example
  * ```ts
@@ -53,7 +54,7 @@ export type WebSocketOptions = WebSocket.Options
  * const Http = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket" })).pipe(
  *   Layer.provide([LobbyLive, UserSocketLive]),
  *   Layer.provide(PubSub.layer),
- *   Layer.provide(NodeHttpServer.layer(createServer, { port: 4000, disablePreemptiveShutdown: true }))
+ *   Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 4000 }))
  * )
  * ```
  */
@@ -85,6 +86,26 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
         ))
     })
   )
+
+/**
+ * Prepares an HTTP(S) server to carry sockets, and returns it. Use it for the server that is given to
+ * `NodeHttpServer.layer`; it does three things that cannot be done from within a route.
+ *
+ * - When the server is told to close, sockets are closed with 1012 at once, so that only HTTP requests use the time that
+ *   the server grants to what is under way.
+ * - Connections that have not made a request by then are cut; Node would wait for them without end.
+ * - Frames that come in one packet with the handshake are kept.
+ *
+ * @example
+ * ```ts
+ * import { NodeHttpServer } from "@effect/platform-node"
+ * import { Endpoint } from "effect-channels"
+ * import { createServer } from "node:http"
+ *
+ * const ServerLive = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 4000 })
+ * ```
+ */
+export const prepareServer: <S extends Server>(server: S) => S = prepare
 
 /**
  * Broadcasts to everybody on a topic, on every node, from anywhere.

@@ -389,6 +389,70 @@ describe("joining", () => {
   })
 })
 
+describe("frames in one packet", () => {
+  it.effect("what is sent before a join of the same topic is handled before it", () =>
+    Effect.gen(function*() {
+      const { send, server, take } = yield* open()
+      yield* send("1", "1", "room:1", "phx_join", {})
+      const frames = [
+        ["1", "2", "room:1", "a", {}],
+        ["1", "3", "room:1", "b", {}],
+        ["4", "4", "room:1", "phx_join", {}]
+      ]
+      for (const frame of frames) server.receive(JSON.stringify(frame))
+      assert.deepStrictEqual(yield* take, [
+        ok("1", "2", "room:1", { event: "a" }),
+        ok("1", "3", "room:1", { event: "b" }),
+        ok("4", "4", "room:1"),
+        close("1", "room:1")
+      ])
+    }).pipe(Effect.provide(live)))
+
+  it.effect("a leave and a join: the leave has its reply and its close, the join starts anew", () =>
+    Effect.gen(function*() {
+      const { send, server, take } = yield* open()
+      yield* send("1", "1", "room:1", "phx_join", {})
+      server.receive(JSON.stringify(["1", "2", "room:1", "phx_leave", {}]))
+      server.receive(JSON.stringify(["3", "3", "room:1", "phx_join", {}]))
+      assert.deepStrictEqual(yield* take, [ok("1", "2", "room:1"), close("1", "room:1"), ok("3", "3", "room:1")])
+      assert.deepStrictEqual(ended, [["room:1", Process.shutdown("left")]])
+    }).pipe(Effect.provide(live)))
+})
+
+describe("what cannot be answered", () => {
+  it.effect("a join whose ref is nested too deeply to be written ends the connection", () =>
+    Effect.gen(function*() {
+      const { codes, server, take } = yield* open()
+      const deep = "[".repeat(100_000) + "]".repeat(100_000)
+      server.receive(`["1",${deep},"room:1","phx_join",{}]`)
+      assert.deepStrictEqual(yield* take, [])
+      assert.deepStrictEqual(codes, [1011])
+      assert.strictEqual((yield* Process.stats).timers, 0)
+    }).pipe(Effect.provide(live), Effect.provide(silent)))
+
+  it.effect("an event that is no name calls no handler that is called like it", () =>
+    Effect.gen(function*() {
+      const { send } = yield* open()
+      yield* send("1", "1", "room:1", "phx_join", {})
+      assert.deepStrictEqual(yield* send("1", "2", "room:1", ["shout"], {}), [
+        ok("1", "2", "room:1", { event: "[\"shout\"]" })
+      ])
+    }).pipe(Effect.provide(live)))
+
+  it.effect("a malformed frame is one line in the log, without what was sent, whose crash is not told twice", () => {
+    const { layer: logged, lines } = capture()
+    return Effect.gen(function*() {
+      const { codes, server, take } = yield* open()
+      server.receive("my secret")
+      yield* take
+      assert.deepStrictEqual(codes, [1011])
+      assert.strictEqual(lines.length, 1)
+      assert.strictEqual(lines[0]?.annotations["code"], "invalid_json")
+      assert.notInclude(String(lines[0]?.message), "secret")
+    }).pipe(Effect.provide(live), Effect.provide(logged))
+  })
+})
+
 describe("the end of a connection", () => {
   it.effect("is a frame that is no message: 1011, and its channels end with the crash", () =>
     Effect.gen(function*() {

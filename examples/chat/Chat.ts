@@ -66,10 +66,16 @@ export class Chat extends Context.Service<Chat, {
     Effect.gen(function*() {
       const path = yield* Config.String("CHAT_DATABASE").pipe(Config.withDefault(":memory:"))
       const db = yield* Effect.acquireRelease(
-        Effect.sync(() => new DatabaseSync(path)),
+        Effect.try({
+          try: () => {
+            const db = new DatabaseSync(path)
+            db.exec(schema)
+            return db
+          },
+          catch: (cause) => new Error(`the database cannot be used, see CHAT_DATABASE: ${path}`, { cause })
+        }),
         (db) => Effect.sync(() => db.close())
       )
-      db.exec(schema)
       const insertUser = db.prepare("INSERT OR IGNORE INTO users (id, name) VALUES (?, ?)")
       const joinOpenRooms = db.prepare(
         "INSERT OR IGNORE INTO members (room_id, user_id) SELECT id, ? FROM rooms WHERE open = 1"

@@ -37,7 +37,7 @@ const Tokens = Token.layerConfig({
 
 const Server = Layer.unwrap(Effect.gen(function*() {
   const port = yield* Config.Port("PORT").pipe(Config.withDefault(4000))
-  return NodeHttpServer.layer(createServer, { port, disablePreemptiveShutdown: true })
+  return NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port })
 }))
 
 const Main = HttpRouter.serve(Layer.mergeAll(Http, Sockets)).pipe(

@@ -3,7 +3,7 @@ import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
-import { about, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
+import { about, brief, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
 import {
   ChannelError,
   type Compiled,
@@ -46,6 +46,9 @@ export interface Definition {
   readonly context: Context.Context<never>
   readonly options: { readonly shutdown: number }
 }
+
+/** The name of an event. What is no name is taken as the JSON it came as, which no handler is called. */
+const nameOf = ({ event }: Message.Inbound): string => typeof event === "string" ? event : JSON.stringify(event)
 
 const isBroadcast = (message: unknown): message is Message.Broadcast =>
   typeof message === "object" && message !== null && "_tag" in message && message._tag === "Broadcast"
@@ -96,9 +99,9 @@ export class ChannelServer implements process.Behaviour {
     this.ownRef = message.joinRef ?? message.ref
     this.process = new process.Process(system, parent, context, {
       ...process.defaultOptions,
-      label: `channel ${topic}`,
+      label: `channel ${brief(topic)}`,
       shutdown: definition.options.shutdown,
-      annotate: (message) => ({ topic, ...about(message) })
+      annotate: (message) => ({ topic: brief(topic), ...about(message) })
     })
   }
 
@@ -180,7 +183,7 @@ export class ChannelServer implements process.Behaviour {
       this.finish(process.shutdown("left"))
       return Effect.void
     }
-    const event = String(message.event)
+    const event = nameOf(message)
     const { incoming } = this.definition.contract
     const { handleIn, handleUndeclared } = this.handlers
     this.incoming = message
@@ -211,7 +214,7 @@ export class ChannelServer implements process.Behaviour {
     const incoming = this.incoming
     if (incoming === undefined || !(message instanceof Incoming)) return exit
     this.incoming = undefined
-    const codec = this.definition.contract.incoming?.get(String(incoming.event))
+    const codec = this.definition.contract.incoming?.get(nameOf(incoming))
     if (exit._tag === "Success") {
       this.answerWith(incoming, codec, exit.value)
       return exit
@@ -310,8 +313,8 @@ export class ChannelServer implements process.Behaviour {
       return reason._tag !== "Crash" ? Effect.void : Effect.logError("channel stopped", reason.cause).pipe(
         Effect.annotateLogs({
           process: this.process.label,
-          topic: this.topic,
-          ...about(this.incoming && new Incoming(this.incoming))
+          topic: brief(this.topic),
+          event: brief(this.incoming?.event)
         })
       )
     })

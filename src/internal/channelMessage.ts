@@ -33,9 +33,19 @@ export class Intercepted {
   }
 }
 
+/** What a client has sent, short enough for a log line. */
+export const brief = (value: unknown): unknown => {
+  const text = typeof value === "string"
+    ? value
+    : value === null || typeof value !== "object"
+    ? String(value)
+    : "object"
+  return text.length <= 100 ? text : `${text.slice(0, 100)}...`
+}
+
 /** What the crash line says about a message: names, never payloads. */
 export const about = (message: unknown): Record<string, unknown> => {
-  if (message instanceof Incoming) return { event: message.message.event, ref: message.message.ref }
+  if (message instanceof Incoming) return { event: brief(message.message.event), ref: brief(message.message.ref) }
   if (message instanceof Intercepted) return { event: message.broadcast.event }
   if (message instanceof JoinRequest) return { event: "phx_join" }
   return {}

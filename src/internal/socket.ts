@@ -1,10 +1,10 @@
-import { Context, Effect, Exit, Result } from "effect"
+import { Cause, Context, Effect, Exit, Result } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
-import type { Frame, Serializer } from "../Serializer.ts"
+import { DecodeError, type Frame, type Serializer } from "../Serializer.ts"
 import { ChannelServer, type Connection, type Definition } from "./channel.ts"
-import { Incoming } from "./channelMessage.ts"
+import { brief, Incoming } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
 import * as process from "./process.ts"
@@ -129,7 +129,15 @@ export class SocketServer implements process.Behaviour, Connection {
     }
     if (typeof message !== "string" && !(message instanceof Uint8Array)) return Effect.void
     const decoded = this.serializer.decode(message, typeof message === "string" ? "text" : "binary")
-    return Result.isFailure(decoded) ? Effect.die(decoded.failure) : this.dispatch(decoded.success)
+    return Result.isFailure(decoded) ? this.malformed(decoded.failure) : this.dispatch(decoded.success)
+  }
+
+  /** What is no message ends the connection. The line in the log says why, and nothing of what was sent. */
+  private malformed({ code, message }: DecodeError): Effect.Effect<void> {
+    this.process.stop(process.crash(Cause.die(new DecodeError({ code, message }))))
+    return Effect.logError(`malformed frame: ${message}`).pipe(
+      Effect.annotateLogs({ process: this.process.label, code })
+    )
   }
 
   private dispatch(message: Message.Inbound): Effect.Effect<unknown, unknown> {
@@ -169,7 +177,7 @@ export class SocketServer implements process.Behaviour, Connection {
     if (definition === undefined) {
       return Effect.andThen(
         Effect.logWarning("join of a topic that no channel serves").pipe(
-          Effect.annotateLogs({ socket: runtime.name, topic })
+          Effect.annotateLogs({ socket: runtime.name, topic: brief(topic) })
         ),
         this.unmatched(message)
       )
@@ -177,7 +185,7 @@ export class SocketServer implements process.Behaviour, Connection {
     if (this.joined.size >= runtime.maxChannels) {
       this.sendReply(message, message.joinRef, "error", { reason: "too many channels joined" })
       return Effect.logError("too many channels joined").pipe(
-        Effect.annotateLogs({ socket: runtime.name, topic, limit: runtime.maxChannels })
+        Effect.annotateLogs({ socket: runtime.name, topic: brief(topic), limit: runtime.maxChannels })
       )
     }
     const context = withServices(definition.context, this.assigns)
@@ -218,14 +226,22 @@ export class SocketServer implements process.Behaviour, Connection {
   }
 
   private joinCrashed(message: Message.Inbound): void {
-    this.sendReply(message, message.joinRef, "error", { reason: "join crashed" })
+    try {
+      this.sendReply(message, message.joinRef, "error", { reason: "join crashed" })
+    } catch (defect) {
+      // Not even that can be said, because of what the client has given as its refs.
+      this.process.quit(process.crash(Cause.die(defect)))
+    }
   }
 
   /** The topic is joined already: the old channel ends, then the new one starts. */
   private rejoin(old: ChannelServer, message: Message.Inbound, topic: string): Effect.Effect<unknown> {
+    // What the client sent before it is handled before, as far as the channel is not busy: a leave, say.
+    old.process.run()
+    if (this.joined.get(topic) !== old) return this.join(message, topic, undefined)
     this.joined.delete(topic)
     return Effect.logDebug("duplicate join, closing the existing channel").pipe(
-      Effect.annotateLogs({ socket: this.runtime.name, topic }),
+      Effect.annotateLogs({ socket: this.runtime.name, topic: brief(topic) }),
       Effect.andThen(Process.shutdownChild(old.process, process.shutdown("duplicate_join"))),
       Effect.andThen(Effect.suspend(() => this.join(message, topic, old)))
     )

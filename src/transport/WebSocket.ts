@@ -7,7 +7,7 @@
 import { NodeHttpServerRequest } from "@effect/platform-node"
 import { Duration, Effect, Option, Result, type Scope } from "effect"
 import { type HttpServerRequest, HttpServerResponse } from "effect/http"
-import type { IncomingMessage, Server } from "node:http"
+import type { IncomingMessage } from "node:http"
 import { type ServerOptions, type WebSocket, WebSocketServer } from "ws"
 import { type CheckOrigin, compileOrigin } from "../internal/origin.ts"
 import type { System } from "../internal/process.ts"
@@ -17,6 +17,7 @@ import type { Timer } from "../internal/timers.ts"
 import * as Process from "../Process.ts"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
+import { headOf, onClosing } from "./server.ts"
 
 /** Options of the WebSocket transport. */
 export interface Options {
@@ -57,20 +58,6 @@ const closeTimeout = 5000
 type Request = HttpServerRequest.HttpServerRequest
 type Response = HttpServerResponse.HttpServerResponse
 
-// `head`, bytes that came along with the handshake, is only an argument of the "upgrade" event. Lawful clients send none.
-const heads = new WeakMap<IncomingMessage, Buffer>()
-const noHead = Buffer.alloc(0)
-const servers = new WeakSet<Server>()
-
-/** Has a server remember the bytes that come along with a handshake, from the next one on: a route sees no server before. */
-const keepHead = (server: Server | undefined): void => {
-  if (server === undefined || servers.has(server)) return
-  servers.add(server)
-  server.prependListener("upgrade", (request, _socket, head) => {
-    if (head.length > 0) heads.set(request, head)
-  })
-}
-
 /**
  * Makes the handler of the route, to be run once for each request.
  *
@@ -97,12 +84,13 @@ export const make = (
       (wss) => Effect.sync(() => wss.close())
     )
 
+    const fork = Effect.runForkWith(yield* Effect.context<never>())
+    const drain = () => void fork(acceptor.endAll(Process.shutdown("draining")))
+
     return Effect.fnUntraced(function*(request, pathParams) {
-      const incoming = NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage & {
-        readonly socket: { readonly server?: Server }
-      }
-      keepHead(incoming.socket.server)
-      if (request.method !== "GET") return refuse(400)
+      const incoming = NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
+      onClosing(incoming, drain)
+      if (request.method !== "GET" || incoming.httpVersion === "1.0") return refuse(400)
       const query = decodeQuery(/\?(.*)/s.exec(incoming.url ?? "")?.[1] ?? "")
       if (Result.isFailure(query)) return refuse(400)
       const secure = request.protocol === "https"
@@ -178,7 +166,7 @@ const upgrade = (wss: WebSocketServer, incoming: IncomingMessage): Effect.Effect
     if (socket.destroyed) return resume(Effect.undefined)
     const gone = () => resume(Effect.undefined)
     socket.once("close", gone)
-    wss.handleUpgrade(incoming, socket, heads.get(incoming) ?? noHead, (ws) => {
+    wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
       socket.off("close", gone)
       // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
       ws.on("error", () => {})

@@ -191,7 +191,7 @@ const Main = Layer.unwrap(Effect.gen(function*() {
   return Layer.provideMerge(Listening, HttpRouter.serve(Sockets, { disableListenLog: true, disableLogger: true })).pipe(
     Layer.provide([RoomLive, NotificationsLive, UserSocketLive]),
     Layer.provide(PubSub.layer),
-    Layer.provide(NodeHttpServer.layer(createServer, { port, host: "127.0.0.1", disablePreemptiveShutdown: true }))
+    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" }))
   )
 }))
 

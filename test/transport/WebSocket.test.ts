@@ -10,7 +10,7 @@ import { Socket as Phoenix } from "phoenix"
 import { WebSocket } from "ws"
 import * as Endpoint from "../../src/Endpoint.ts"
 import * as Process from "../../src/Process.ts"
-import { Client, endings, start, type TestServer } from "./server.ts"
+import { Client, endings, plain, start, type TestServer } from "./server.ts"
 
 const mount: Endpoint.Options = { path: "/socket" }
 
@@ -66,6 +66,17 @@ const status = (server: TestServer, method: string, path: string, headers: Recor
       response.on("end", () => resolve({ status: response.statusCode ?? 0, body }))
     }).on("error", reject).end()
   })
+
+const handshake = (path = "/socket/websocket?vsn=2.0.0") =>
+  `GET ${path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
+  + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
+const dial = async (server: TestServer) => {
+  const socket = connect(server.port, "127.0.0.1")
+  socket.on("error", () => {})
+  await once(socket, "connect")
+  return socket
+}
 
 describe("a conversation", () => {
   over("in raw V2 frames: join, reply, broadcast, leave, crash", async (server) => {
@@ -500,15 +511,6 @@ describe("the idle timeout", () => {
 })
 
 describe("hostile peers", () => {
-  const handshake = (path = "/socket/websocket?vsn=2.0.0") =>
-    `GET ${path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
-    + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-  const dial = async (server: TestServer) => {
-    const socket = connect(server.port, "127.0.0.1")
-    socket.on("error", () => {})
-    await once(socket, "connect")
-    return socket
-  }
   const gone = (socket: NetSocket) => socket.destroyed || socket.closed ? Promise.resolve() : once(socket, "close")
 
   over("half a request, a reset at any moment, and garbage harm nobody", async (server) => {
@@ -559,7 +561,7 @@ describe("hostile peers", () => {
     await stillServes(server)
   })
 
-  over("a frame glued to the handshake does no harm, and is heard once the server has been seen", async (server) => {
+  over("a frame glued to the handshake is answered", async (server) => {
     const text = JSON.stringify([null, "1", "phoenix", "heartbeat", {}])
     const mask = [1, 2, 3, 4]
     const frame = Buffer.from([
@@ -568,10 +570,6 @@ describe("hostile peers", () => {
       ...mask,
       ...[...Buffer.from(text)].map((byte, index) => byte ^ (mask[index % 4] ?? 0))
     ])
-    const first = await dial(server)
-    first.write(Buffer.concat([Buffer.from(handshake()), frame]))
-    await once(first, "data")
-    first.resetAndDestroy()
     const socket = await dial(server)
     socket.write(Buffer.concat([Buffer.from(handshake()), frame]))
     let received = ""
@@ -597,29 +595,43 @@ describe("hostile peers", () => {
 })
 
 describe("server shutdown", () => {
-  it.live("closes every client with 1012, at once", () =>
-    Effect.gen(function*() {
-      endings.length = 0
-      const server = yield* start([mount])
-      const clients = yield* Effect.promise(() =>
-        Promise.all([1, 2, 3].map(async (n) => {
-          const client = await Client.open(url(server))
-          if (n > 1) await client.join()
-          return client
-        }))
-      )
-      yield* Effect.timeout(server.stop, "4 seconds")
-      for (const client of clients) {
-        assert.deepStrictEqual(yield* Effect.promise(() => client.closed), { code: 1012, reason: "" })
-      }
-      assert.deepStrictEqual(endings, ["draining", "draining"])
-    }))
+  for (const [name, http] of [["prepared", undefined], ["plain", plain]] as const) {
+    it.live(`of a ${name} server closes every client with 1012, at once`, () =>
+      Effect.gen(function*() {
+        endings.length = 0
+        const server = yield* start([mount], http)
+        const clients = yield* Effect.promise(() =>
+          Promise.all([1, 2, 3].map(async (n) => {
+            const client = await Client.open(url(server))
+            if (n > 1) await client.join()
+            return client
+          }))
+        )
+        yield* Effect.timeout(server.stop, "4 seconds")
+        for (const client of clients) {
+          assert.deepStrictEqual(yield* Effect.promise(() => client.closed), { code: 1012, reason: "" })
+        }
+        assert.deepStrictEqual(endings, ["draining", "draining"])
+      }))
 
-  it.live("does not wait for connections when it is told not to be preemptive, nor for a peer that has vanished", () =>
+    it.live(`of a ${name} server does not wait for a peer that has vanished`, () =>
+      Effect.gen(function*() {
+        const server = yield* start([mount], http)
+        const client = yield* Effect.promise(() => Client.open(url(server)))
+        client.ws.terminate()
+        yield* Effect.timeout(server.stop, "4 seconds")
+      }))
+  }
+
+  it.live("does not wait for connections that have not made a request", () =>
     Effect.gen(function*() {
       const server = yield* start([mount])
+      const silent = yield* Effect.promise(() => dial(server))
+      const half = yield* Effect.promise(() => dial(server))
+      half.write(handshake().slice(0, 20))
       const client = yield* Effect.promise(() => Client.open(url(server)))
-      client.ws.terminate()
       yield* Effect.timeout(server.stop, "4 seconds")
+      yield* Effect.promise(() => Promise.all([silent, half].map((socket) => socket.closed || once(socket, "close"))))
+      assert.strictEqual((yield* Effect.promise(() => client.closed)).code, 1012)
     }))
 })

@@ -65,10 +65,19 @@ export interface TestServer {
 
 const Hello = HttpRouter.add("GET", "/hello", HttpServerResponse.text("hello"))
 
+const prepared = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+
+/** An HTTP server that knows nothing of sockets. */
+export const plain = NodeHttpServer.layer(createServer, {
+  port: 0,
+  host: "127.0.0.1",
+  disablePreemptiveShutdown: true
+})
+
 /** Starts a server; it stops with the test's scope. */
 export const start = Effect.fnUntraced(function*(
   mounts: ReadonlyArray<Endpoint.Options>,
-  options: { readonly disablePreemptiveShutdown?: boolean } = { disablePreemptiveShutdown: true }
+  http: typeof plain = prepared
 ) {
   const errors: Array<string> = []
   const logger = Logger.make(({ cause, logLevel, message }) => {
@@ -79,7 +88,7 @@ export const start = Effect.fnUntraced(function*(
   const live = HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provide([RoomLive, UserSocketLive]),
     Layer.provideMerge(PubSub.layer),
-    Layer.provideMerge(NodeHttpServer.layer(createServer, { port: 0, host: "127.0.0.1", ...options })),
+    Layer.provideMerge(http),
     Layer.provide(Logger.layer([logger]))
   )
   const scope = yield* Scope.make()
