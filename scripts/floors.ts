@@ -31,6 +31,7 @@ const backRooms: Readonly<Record<string, string>> = {
   "internal/channel": "Channel",
   "internal/channelMessage": "PubSub",
   "internal/group": "PubSub",
+  "internal/httpServer": "transport/WebSocket",
   "internal/reply": "Channel",
   "internal/socket": "Socket",
   "internal/testClient": "ChannelTest"

@@ -6,11 +6,11 @@
 import { Effect, Layer } from "effect"
 import { HttpMiddleware, HttpRouter } from "effect/http"
 import type { Server } from "node:http"
+import { prepare } from "./internal/httpServer.ts"
 import * as Message from "./Message.ts"
 import type * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Socket from "./Socket.ts"
-import { prepare } from "./transport/server.ts"
 import * as WebSocket from "./transport/WebSocket.ts"
 
 /** Options of {@link mount}. */

@@ -9,6 +9,7 @@ import { Duration, Effect, Option, Result, type Scope } from "effect"
 import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import type { IncomingMessage } from "node:http"
 import { type ServerOptions, type WebSocket, WebSocketServer } from "ws"
+import { headOf, onClosing } from "../internal/httpServer.ts"
 import { type CheckOrigin, compileOrigin } from "../internal/origin.ts"
 import type { System } from "../internal/process.ts"
 import { decodeQuery } from "../internal/query.ts"
@@ -17,7 +18,6 @@ import type { Timer } from "../internal/timers.ts"
 import * as Process from "../Process.ts"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
-import { headOf, onClosing } from "./server.ts"
 
 /** Options of the WebSocket transport. */
 export interface Options {
