@@ -188,7 +188,7 @@ export const subscribeAndJoin = (
     yield* pubsub.subscribe(topic, {
       pid: socket.server.pid,
       deliver: (message) => {
-        if (isBroadcast(message)) joined.broadcasts.push(message)
+        if (Message.isBroadcast(message)) joined.broadcasts.push(message)
       }
     })
     return { ...joined, subscribed: true }
@@ -400,9 +400,6 @@ const replyOf = (received: Received): { readonly status: unknown; readonly paylo
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null
-
-const isBroadcast = (message: unknown): message is Message.Broadcast =>
-  isRecord(message) && message["_tag"] === "Broadcast"
 
 /** Whether every part of what is expected is there. */
 const fits = (expected: Expected, actual: unknown): boolean => {

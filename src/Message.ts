@@ -82,3 +82,7 @@ export const broadcast = (topic: string, event: string, payload: unknown): Broad
   event,
   payload
 })
+
+/** Whether a message that came by PubSub is a {@link Broadcast}. */
+export const isBroadcast = (message: unknown): message is Broadcast =>
+  typeof message === "object" && message !== null && "_tag" in message && message._tag === "Broadcast"

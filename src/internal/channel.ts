@@ -50,9 +50,6 @@ export interface Definition {
 /** The name of an event. What is no name is taken as the JSON it came as, which no handler is called. */
 const nameOf = ({ event }: Message.Inbound): string => typeof event === "string" ? event : JSON.stringify(event)
 
-const isBroadcast = (message: unknown): message is Message.Broadcast =>
-  typeof message === "object" && message !== null && "_tag" in message && message._tag === "Broadcast"
-
 /** Undefined for bytes on their way to a client whose version of the protocol has no binary frames. */
 const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame | undefined => {
   const frame = serializer.fastlane(broadcast)
@@ -193,17 +190,18 @@ export class ChannelServer implements process.Behaviour {
     const codec = incoming.get(event)
     if (codec === undefined) return handleUndeclared?.(event, message.payload) ?? this.unmatched(message)
     const payload = codec.decode(message.payload)
-    if (payload._tag === "Failure") {
-      this.answer(message, "error", refusal(payload.cause))
-      this.incoming = undefined
-      return Effect.void
-    }
+    if (payload._tag === "Failure") return this.refuse(message, refusal(payload.cause))
     const handler = typeof handleIn === "object" ? handleIn[event] : undefined
     return handler?.(payload.value) ?? this.unmatched(message)
   }
 
   private unmatched(message: Message.Inbound): Effect.Effect<void> {
-    this.answer(message, "error", { reason: "unmatched event" })
+    return this.refuse(message, { reason: "unmatched event" })
+  }
+
+  /** Answers in place of a handler. */
+  private refuse(message: Message.Inbound, response: unknown): Effect.Effect<void> {
+    this.answer(message, "error", response)
     this.incoming = undefined
     return Effect.void
   }
@@ -257,7 +255,7 @@ export class ChannelServer implements process.Behaviour {
 
   /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
   deliver(message: unknown, delivery: PubSub.Delivery): void {
-    if (!isBroadcast(message)) this.process.push(message)
+    if (!Message.isBroadcast(message)) this.process.push(message)
     else if (this.definition.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
     else {
       const frame = delivery.memo(this.connection.serializer, message, encodeFastlane)

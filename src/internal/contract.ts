@@ -70,15 +70,13 @@ export const compile = (schemas: Schemas): Compiled => {
       throw new RangeError(`the intercepted event ${event} is not among the outgoing ones`)
     }
   }
-  return compiled(schemas)
+  return {
+    join: schemas.join && compileEvent(schemas.join),
+    incoming: mapValues(schemas.incoming, compileEvent),
+    outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
+    intercept: new Set(schemas.intercept)
+  }
 }
-
-const compiled = (schemas: Schemas): Compiled => ({
-  join: schemas.join && compileEvent(schemas.join),
-  incoming: mapValues(schemas.incoming, compileEvent),
-  outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
-  intercept: new Set(schemas.intercept)
-})
 
 const mapValues = <A, B>(
   record: Readonly<Record<string, A>> | undefined,
@@ -87,18 +85,6 @@ const mapValues = <A, B>(
   record && new Map(Object.entries(record).map(([key, value]) => [key, f(value)]))
 
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
-
-/** What a client is told about a payload that is not as its contract says: the first thing that is wrong with it. */
-export const invalidPayload = (error: Schema.SchemaError): {
-  readonly reason: "invalid payload"
-  readonly errors: ReadonlyArray<{ readonly path: ReadonlyArray<PropertyKey>; readonly message: string }>
-} => ({
-  reason: "invalid payload",
-  errors: format(error.issue).issues.map(({ message, path }) => ({
-    path: (path ?? []).map((segment) => typeof segment === "object" ? segment.key : segment),
-    message
-  }))
-})
 
 /** The typed failure of a cause in which nothing else went wrong. */
 export const onlyFailure = (cause: Cause.Cause<unknown>): { readonly error: unknown } | undefined => {
@@ -139,10 +125,14 @@ export const orThrow = <A>(exit: Exit.Exit<A, unknown>): A => {
   })
 }
 
-/** As {@link invalidPayload}, from the cause of a decoding. */
-export const refusal = (cause: Cause.Cause<Schema.SchemaError>): unknown => {
-  const [reason] = cause.reasons
-  return reason !== undefined && Cause.isFailReason(reason)
-    ? invalidPayload(reason.error)
-    : { reason: "invalid payload" }
-}
+/** What a client is told about a payload that is not as its contract says: the first thing that is wrong with it. */
+export const refusal = (cause: Cause.Cause<Schema.SchemaError>): {
+  readonly reason: "invalid payload"
+  readonly errors: ReadonlyArray<{ readonly path: ReadonlyArray<PropertyKey>; readonly message: string }>
+} => ({
+  reason: "invalid payload",
+  errors: cause.reasons.filter(Cause.isFailReason).flatMap(({ error }) => format(error.issue).issues).map((issue) => ({
+    path: (issue.path ?? []).map((segment) => typeof segment === "object" ? segment.key : segment),
+    message: issue.message
+  }))
+})

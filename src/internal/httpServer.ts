@@ -13,8 +13,8 @@ const prepared = new WeakMap<Server, Prepared>()
 /** See `Endpoint.prepareServer`. */
 export const prepare = <S extends Server>(server: S): S => {
   if (prepared.has(server)) return server
-  const { closing, heads } = { closing: new Set<() => void>(), heads: new WeakMap<IncomingMessage, Buffer>() }
-  prepared.set(server, { closing, heads })
+  const state: Prepared = { closing: new Set(), heads: new WeakMap() }
+  prepared.set(server, state)
   // Node waits for connections that have not made a request yet, for as long as they like.
   const unused = new Set<Socket>()
   const used = ({ socket }: IncomingMessage) => void unused.delete(socket)
@@ -26,12 +26,12 @@ export const prepare = <S extends Server>(server: S): S => {
   server.prependListener("request", used)
   server.prependListener("upgrade", (request: IncomingMessage, _socket, head: Buffer) => {
     used(request)
-    if (head.length > 0) heads.set(request, head)
+    if (head.length > 0) state.heads.set(request, head)
   })
   const close = server.close.bind(server)
   server.close = (callback) => {
     close(callback)
-    for (const tell of closing) tell()
+    for (const tell of state.closing) tell()
     for (const socket of unused) socket.destroy()
     return server
   }

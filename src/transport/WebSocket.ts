@@ -80,7 +80,7 @@ export const make = (
     const compress = (options.compress ?? false) !== false
     const limits: Limits = { timeout, compress, compressFrom: threshold ?? defaults.threshold }
     const wss = yield* Effect.acquireRelease(
-      Effect.sync(() => new WebSocketServer(serverOptions(options))),
+      Effect.sync(() => new WebSocketServer(serverOptions(options.maxFrameSize, compress))),
       (wss) => Effect.sync(() => wss.close())
     )
 
@@ -141,12 +141,15 @@ export const make = (
 
 const refuse = (status: number): Response => HttpServerResponse.empty({ status })
 
-const serverOptions = (options: Options): ServerOptions & { readonly closeTimeout: number } => ({
+const serverOptions = (
+  maxFrameSize: number | undefined,
+  compress: boolean
+): ServerOptions & { readonly closeTimeout: number } => ({
   noServer: true,
   clientTracking: false,
   closeTimeout,
-  maxPayload: options.maxFrameSize ?? defaults.maxFrameSize,
-  perMessageDeflate: (options.compress ?? false) !== false,
+  maxPayload: maxFrameSize ?? defaults.maxFrameSize,
+  perMessageDeflate: compress,
   // Otherwise `ws` would pick the first protocol that the client offers.
   handleProtocols: () => false
 })
