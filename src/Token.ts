@@ -1,11 +1,11 @@
 /**
- * Signed tokens, the ones of `Phoenix.Token`: data a client carries and shows again, and that only this server can have
- * made.
+ * Signed and encrypted tokens, the ones of `Phoenix.Token`: data a client carries and shows again, and that only this
+ * server can have made. Also the session cookie of a Phoenix application.
  *
  * A token is how a page tells the socket who is looking at it. The page's server signs the user's id, the client sends
  * the token as a parameter of its connection, and the socket verifies it. Elixir and this module read each other's
- * tokens, as long as both have the same `secretKeyBase`, salt and key options. The data is protected against change,
- * not against reading: everybody who holds the token can see it.
+ * tokens, as long as both have the same `secretKeyBase`, salt and key options. What is signed is protected against
+ * change, not against reading: everybody who holds the token can see it. What is encrypted is protected against both.
  *
  * **Example** (a token from the page to the socket)
  *
@@ -26,6 +26,7 @@ import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as ConfigProvider from "effect/ConfigProvider"
 import * as Context from "effect/Context"
+import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -34,15 +35,19 @@ import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { createHmac, createSecretKey, type KeyObject, pbkdf2Sync, timingSafeEqual } from "node:crypto"
 import * as ErlangTerm from "./internal/erlangTerm.ts"
+import * as KeyGenerator from "./internal/keyGenerator.ts"
+import * as MessageEncryptor from "./internal/messageEncryptor.ts"
+import * as MessageVerifier from "./internal/messageVerifier.ts"
+import * as TokenPayload from "./internal/tokenPayload.ts"
 
 /**
- * Why a token was not accepted, with a message for the developer; show the client at most the `reason`.
+ * Why a token or a session cookie was not accepted, with a message for the developer; show the client at most the
+ * `reason`.
  *
- * - `missing`: there was no token (`undefined` or `null`).
- * - `invalid`: it is no token, was not signed with this key, was signed in the future, or does not fit the schema.
- * - `expired`: it was signed here, longer ago than allowed.
+ * - `missing`: there was none (`undefined` or `null`).
+ * - `invalid`: it is none, was not made with this key, was made in the future, or does not fit the schema.
+ * - `expired`: it was made here, longer ago than allowed. A session cookie does not expire by itself.
  *
  * The reasons are those of `Phoenix.Token.verify/4`.
  *
@@ -57,8 +62,8 @@ export class TokenError extends Data.TaggedError("TokenError")<{
 }> {}
 
 /**
- * How the signing key is derived from `secretKeyBase` and the salt, with PBKDF2. Who verifies needs the same values as
- * who signed.
+ * How the key is derived from `secretKeyBase` and the salt, with PBKDF2. Who verifies or decrypts needs the same values
+ * as who signed or encrypted.
  *
  * @category models
  * @since 0.1.0
@@ -66,7 +71,7 @@ export class TokenError extends Data.TaggedError("TokenError")<{
 export interface KeyOptions {
   /** Rounds of PBKDF2, at least 1; default 1000. */
   readonly keyIterations?: number | undefined
-  /** Bytes of the key, at least 1; default 32. */
+  /** Bytes of the key, at least 1; default 32, and nothing else where something is encrypted. */
   readonly keyLength?: number | undefined
   /** Hash of PBKDF2; default `"sha256"`. The signature itself is always HMAC-SHA256. */
   readonly keyDigest?: "sha256" | "sha384" | "sha512" | undefined
@@ -79,10 +84,15 @@ export interface KeyOptions {
  * @since 0.1.0
  */
 export interface SignOptions extends KeyOptions {
-  /** When the token was signed, in **seconds** since 1970; default now, to the millisecond. */
+  /** When the token was made, in **seconds** since 1970; default now, to the millisecond. */
   readonly signedAt?: number | undefined
-  /** How long the token is accepted where `verify` sets no `maxAge`; default 1 day, `"Infinity"` for ever. */
+  /** How long the token is accepted where its reader sets no `maxAge`; default 1 day, `"Infinity"` for ever. */
   readonly maxAge?: Duration.Input | undefined
+  /**
+   * Compresses the data where that makes the token shorter; default false. The length then tells something of the
+   * content: do not encrypt a secret together with what a stranger chose. Data of more than 1 MiB stays as it is.
+   */
+  readonly compressed?: boolean | undefined
 }
 
 /**
@@ -93,7 +103,7 @@ export interface SignOptions extends KeyOptions {
  */
 export interface VerifyOptions extends KeyOptions {
   /**
-   * How old the token may be, to the millisecond; default what its signer allowed. A bare number is milliseconds (in
+   * How old the token may be, to the millisecond; default what its maker allowed. A bare number is milliseconds (in
    * Phoenix: seconds). Zero or less accepts no token, `"Infinity"` accepts every age, even one signed in the future.
    */
   readonly maxAge?: Duration.Input | undefined
@@ -111,16 +121,54 @@ export interface VerifySchemaOptions<A, R> extends VerifyOptions {
 }
 
 /**
- * Signs and verifies tokens with the keys derived from one `secretKeyBase`.
+ * What `Plug.Session` of the Phoenix application is configured with: the options of the same names.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SessionOptions extends KeyOptions {
+  /** The `signing_salt` in the application's endpoint. */
+  readonly signingSalt: string
+  /** The `encryption_salt`, if there is one: then the cookie is encrypted instead of signed. */
+  readonly encryptionSalt?: string | undefined
+}
+
+/**
+ * {@link SessionOptions}, and what the session has to be.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SessionSchemaOptions<A, R> extends SessionOptions {
+  /** Decodes the session, so that its encoded side is what the application put into it. */
+  readonly schema: Schema.ConstraintDecoder<A, R>
+}
+
+/**
+ * A session as it is without a schema. Keys are strings in every application; the values are the application's.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Session {
+  readonly [key: string]: unknown
+}
+
+/**
+ * Makes and reads tokens with the keys derived from one `secretKeyBase`.
  *
  * **When to use**
  *
- * Use `sign` where a user has just been authenticated, and `verify` when a socket connects.
+ * Use `sign` where a user has just been authenticated, and `verify` when a socket connects. Use `encrypt` and `decrypt`
+ * if the client must not know what the token says, and `readSession` if a Phoenix application has logged the user in.
  *
  * **Details**
  *
- * The salt names the purpose of a token, say `"user socket"`: a token is only valid for the salt it was signed with. It
+ * The salt names the purpose of a token, say `"user socket"`: a token is only valid for the salt it was made with. It
  * is no secret, and belongs in the code, not in a request.
+ *
+ * Whatever a client sent may be passed as a token or a cookie. Reading costs work in proportion to its length, and what
+ * is compressed in it may unfold to 1 MiB.
  *
  * **Example**
  *
@@ -150,14 +198,68 @@ export class Token extends Context.Service<Token, {
   /**
    * The data of a token that is genuine and young enough, else a {@link TokenError} (`Phoenix.Token.verify/4`).
    *
-   * Whatever a client sent may be passed as the token. Without a `schema` the data is `unknown`. What Elixir signed
-   * arrives as JSON would: atoms as strings, tuples as arrays, map keys as strings; integers beyond 2^53 are bigints and
-   * binaries that are not UTF-8 are `Uint8Array`s.
+   * Without a `schema` the data is `unknown`. What Elixir signed arrives as JSON would: atoms as strings, tuples as
+   * arrays, map keys as strings; integers beyond 2^53 are bigints and binaries that are not UTF-8 are `Uint8Array`s.
    */
   readonly verify: {
     <A, R>(salt: string, token: unknown, options: VerifySchemaOptions<A, R>): Effect.Effect<A, TokenError, R>
     (salt: string, token: unknown, options?: VerifyOptions): Effect.Effect<unknown, TokenError>
   }
+
+  /**
+   * Encrypts data into a token of URL-safe text that only the secret's holders can read (`Phoenix.Token.encrypt/4`).
+   *
+   * The data is as for `sign`; a `keyLength` other than 32 is a mistake of the program too. The cipher is
+   * XChaCha20-Poly1305, its nonce 24 random bytes from Effect's `WebCrypto`: no two tokens are alike.
+   */
+  readonly encrypt: (salt: string, data: unknown, options?: SignOptions) => Effect.Effect<string>
+
+  /**
+   * The data of a token that `encrypt` made and that is young enough, else a {@link TokenError}
+   * (`Phoenix.Token.decrypt/4`).
+   *
+   * It is as for `verify`. Tokens of plug_crypto 1 (AES-GCM) are read too; for those the key may also have 16 or 24 bytes.
+   */
+  readonly decrypt: {
+    <A, R>(salt: string, token: unknown, options: VerifySchemaOptions<A, R>): Effect.Effect<A, TokenError, R>
+    (salt: string, token: unknown, options?: VerifyOptions): Effect.Effect<unknown, TokenError>
+  }
+
+  /**
+   * The session that a Phoenix application keeps in its cookie, else a {@link TokenError} (`Plug.Session`, with
+   * `store: :cookie` and the default serializer).
+   *
+   * The `secretKeyBase` has to be the application's. Values arrive as for `verify`: `"user_token"` of `phx.gen.auth`, 32
+   * random bytes, as a `Uint8Array`. A browser sends the cookie along whatever page opens the socket, so keep
+   * `checkOrigin` on. The cookie says nothing of its age.
+   *
+   * **Example** (who is logged in)
+   *
+   * ```ts
+   * import { Schema } from "effect"
+   * import { Token } from "effect-channels"
+   *
+   * const userIdOf = (cookies: { readonly [name: string]: string | undefined }) =>
+   *   Token.Token.use((tokens) =>
+   *     tokens.readSession(cookies["_my_app_key"], {
+   *       signingSalt: "kZ8x1b3Q",
+   *       schema: Schema.Struct({ user_id: Schema.Int })
+   *     })
+   *   )
+   * ```
+   */
+  readonly readSession: {
+    <A, R>(cookie: unknown, options: SessionSchemaOptions<A, R>): Effect.Effect<A, TokenError, R>
+    (cookie: unknown, options: SessionOptions): Effect.Effect<Session, TokenError>
+  }
+
+  /**
+   * The value of a cookie in which a Phoenix application finds this session; the counterpart of `readSession`.
+   *
+   * The data is as for `sign`: what `readSession` turned from an atom or a tuple into a string or an array is written as
+   * that. A browser keeps about 4,000 bytes.
+   */
+  readonly writeSession: (session: Session, options: SessionOptions) => Effect.Effect<string>
 }>()("effect-channels/Token") {}
 
 /**
@@ -167,7 +269,7 @@ export class Token extends Context.Service<Token, {
  * @since 0.1.0
  */
 export interface Options {
-  /** At least 20 bytes (64 random ones are usual), the same on every server: who knows it can sign any token. */
+  /** At least 20 bytes (64 random ones are usual), the same on every server: who knows it can make any token. */
   readonly secretKeyBase: Redacted.Redacted<string> | string
 }
 
@@ -198,7 +300,7 @@ export interface Options {
  * @since 0.1.0
  */
 export const make = (options: Options): Effect.Effect<Token["Service"]> =>
-  Effect.fromResult(keyBase(options)).pipe(Effect.orDie, Effect.map(fromKeyBase))
+  Effect.fromResult(keyBase(options)).pipe(Effect.orDie, Effect.flatMap(fromKeyBase))
 
 /**
  * The service for a secret at hand; building the layer dies if that has fewer than 20 bytes.
@@ -247,7 +349,7 @@ export const layerConfig = (config: Config.Wrap<Options>): Layer.Layer<Token, Co
       Effect.flatMap((options) =>
         Effect.mapError(Effect.fromResult(keyBase(options)), (error) => new Config.ConfigError(error))
       ),
-      Effect.map(fromKeyBase)
+      Effect.flatMap(fromKeyBase)
     )
   )
 
@@ -264,148 +366,122 @@ const keyBase = ({ secretKeyBase }: Options): Result.Result<Buffer, ConfigProvid
   )
 }
 
-const fromKeyBase = (keyBase: Buffer): Token["Service"] => {
-  const keyFor = keys(keyBase)
+const fromKeyBase = Effect.fnUntraced(function*(keyBase: Buffer) {
+  const keyFor = KeyGenerator.make(keyBase)
+  const random = yield* Effect.provide(SecureRandom.SecureRandom, SecureRandom.layerWebCrypto)
+  const nonce = random.randomBytes(MessageEncryptor.nonceBytes)
 
-  const verifyData = Effect.fnUntraced(function*(salt: string, token: unknown, options: VerifyOptions = {}) {
-    if (token === undefined || token === null) return yield* missing()
-    if (typeof token !== "string") return yield* invalid("it is no string")
-    const payload = authentic(token, keyFor(salt, options))
-    if (payload === undefined) {
-      return yield* invalid(
-        "its signature is wrong: it was changed, or signed with another secretKeyBase, salt or key option"
+  const sessionOf = Effect.fnUntraced(function*(cookie: unknown, options: SessionOptions) {
+    const text = yield* textOf("session cookie", cookie)
+    const content = options.encryptionSalt === undefined
+      ? MessageVerifier.verify(text, keyFor(options.signingSalt, options))
+      : MessageEncryptor.decrypt(
+        text,
+        keyFor(options.encryptionSalt, options),
+        keyFor(options.signingSalt, options).export()
       )
-    }
-    return yield* dataOf(payload, options)
+    if (content === undefined) return yield* foreign("session cookie")
+    const session = Result.getOrUndefined(ErlangTerm.decode(content))
+    if (!Predicate.isObject(session) || session instanceof Uint8Array) return yield* malformed("session cookie")
+    return session
   })
 
-  function verify<A, R>(
-    salt: string,
-    token: unknown,
-    options: VerifySchemaOptions<A, R>
-  ): Effect.Effect<A, TokenError, R>
-  function verify(salt: string, token: unknown, options?: VerifyOptions): Effect.Effect<unknown, TokenError>
-  function verify<A, R>(salt: string, token: unknown, options?: VerifyOptions | VerifySchemaOptions<A, R>) {
-    const data = verifyData(salt, token, options)
-    return options !== undefined && "schema" in options ? Effect.flatMap(data, decodeWith(options.schema)) : data
+  function readSession<A, R>(cookie: unknown, options: SessionSchemaOptions<A, R>): Effect.Effect<A, TokenError, R>
+  function readSession(cookie: unknown, options: SessionOptions): Effect.Effect<Session, TokenError>
+  function readSession<A, R>(cookie: unknown, options: SessionOptions | SessionSchemaOptions<A, R>) {
+    const session = sessionOf(cookie, options)
+    return "schema" in options ? Effect.flatMap(session, decodeWith("session cookie", options.schema)) : session
   }
 
   return Token.of({
     sign: Effect.fnUntraced(function*(salt, data, options = {}) {
-      const payload = Buffer.from(yield* payloadOf(data, options)).toString("base64url")
-      const signed = `SFMyNTY.${payload}`
-      return `${signed}.${signature("sha256", keyFor(salt, options), signed)}`
+      return MessageVerifier.sign(yield* payloadOf(data, options), keyFor(salt, options))
     }),
-    verify
+    verify: reading((token, salt, options) => MessageVerifier.verify(token, keyFor(salt, options))),
+    encrypt: Effect.fnUntraced(function*(salt, data, options = {}) {
+      return MessageEncryptor.encrypt(yield* payloadOf(data, options), keyFor(salt, options), yield* nonce)
+    }),
+    decrypt: reading((token, salt, options) => MessageEncryptor.decrypt(token, keyFor(salt, options), noKey)),
+    readSession,
+    writeSession: Effect.fnUntraced(function*(session, options) {
+      const content = yield* Effect.orDie(Effect.fromResult(ErlangTerm.encode(session)))
+      return options.encryptionSalt === undefined
+        ? MessageVerifier.sign(content, keyFor(options.signingSalt, options))
+        : MessageEncryptor.encrypt(content, keyFor(options.encryptionSalt, options), yield* nonce)
+    })
   })
-}
+})
 
-// Salts are constants, so this is never reached; it keeps memory bounded should one be made from a request.
-const maxKeys = 256
-
-const keys = (keyBase: Buffer) => {
-  const known = new Map<string, KeyObject>()
-  return (salt: string, options: KeyOptions): KeyObject => {
-    const { keyDigest = "sha256", keyIterations = 1000, keyLength = 32 } = options
-    const id = `${keyDigest}:${keyIterations}:${keyLength}:${salt}`
-    const cached = known.get(id)
-    if (cached !== undefined) return cached
-    // With an empty key everybody could sign.
-    if (!(keyLength >= 1)) throw new RangeError(`keyLength is ${keyLength}, but must be at least 1 byte`)
-    const key = createSecretKey(pbkdf2Sync(keyBase, salt, keyIterations, keyLength, keyDigest))
-    if (known.size >= maxKeys) known.clear()
-    known.set(id, key)
-    return key
-  }
-}
-
-const signature = (digest: string, key: KeyObject, signed: string): string =>
-  createHmac(digest, key).update(signed).digest("base64url")
-
-// Base64 of "HS256", "HS384" and "HS512".
-const digests = new Map([["SFMyNTY", "sha256"], ["SFMzODQ", "sha384"], ["SFM1MTI", "sha512"]])
-
-/** The payload of a token, if this key signed it. */
-const authentic = (token: string, key: KeyObject): Buffer | undefined => {
-  const [header = "", payload = "", given = "", ...more] = token.split(".", 4)
-  const digest = digests.get(header)
-  if (digest === undefined || more.length > 0) return undefined
-  // Compared as text: several texts decode to the same bytes, only one of them was signed.
-  const expected = Buffer.from(signature(digest, key, `${header}.${payload}`))
-  const actual = Buffer.from(given)
-  if (expected.length !== actual.length || !timingSafeEqual(expected, actual)) return undefined
-  return Buffer.from(payload, "base64url")
-}
-
-const daySeconds = 86_400
+/** An encrypted session has a second key, a token has none. */
+const noKey = new Uint8Array()
 
 const payloadOf = Effect.fnUntraced(function*(data: unknown, options: SignOptions) {
   const signedAt = options.signedAt === undefined ? yield* Clock.currentTimeMillis : options.signedAt * 1000
-  const maxAge = options.maxAge === undefined ? daySeconds : Duration.toSeconds(options.maxAge)
-  const payload = new ErlangTerm.Tuple([
-    data,
-    Math.trunc(signedAt),
-    maxAge === Infinity ? new ErlangTerm.Atom("infinity") : maxAge
-  ])
-  return yield* Effect.orDie(Effect.fromResult(ErlangTerm.encode(payload)))
+  const maxAge = options.maxAge === undefined ? TokenPayload.defaultMaxAge : Duration.toMillis(options.maxAge)
+  return yield* Effect.orDie(Effect.fromResult(TokenPayload.encode({ data, signedAt, maxAge }, options)))
 })
 
-interface Payload {
-  readonly data: unknown
-  /** Milliseconds since 1970; NaN if it is no number. */
-  readonly signedAt: number
-  /** Milliseconds, Infinity for ever; NaN if it is neither. */
-  readonly maxAge: number
+/** `verify` or `decrypt`: they differ in how the text becomes content, which is undefined if this key did not make it. */
+const reading = (
+  contentOf: (token: string, salt: string, options: KeyOptions) => Uint8Array | undefined
+): Token["Service"]["verify"] => {
+  const dataOf = Effect.fnUntraced(function*(salt: string, token: unknown, options: VerifyOptions = {}) {
+    const content = contentOf(yield* textOf("token", token), salt, options)
+    if (content === undefined) return yield* foreign("token")
+    const payload = TokenPayload.decode(content)
+    if (payload === undefined) return yield* malformed("token")
+    const maxAge = options.maxAge === undefined ? payload.maxAge : Duration.toMillis(options.maxAge)
+    switch (TokenPayload.judge(payload.signedAt, maxAge, yield* Clock.currentTimeMillis)) {
+      case "accepted":
+        return payload.data
+      case "expired":
+        return yield* expired()
+      case "future":
+        return yield* invalid("token", "it was made in the future: compare the clocks of the servers")
+      case "malformed":
+        return yield* malformed("token")
+    }
+  })
+
+  function read<A, R>(salt: string, token: unknown, options: VerifySchemaOptions<A, R>): Effect.Effect<A, TokenError, R>
+  function read(salt: string, token: unknown, options?: VerifyOptions): Effect.Effect<unknown, TokenError>
+  function read<A, R>(salt: string, token: unknown, options?: VerifyOptions | VerifySchemaOptions<A, R>) {
+    const data = dataOf(salt, token, options)
+    return options !== undefined && "schema" in options
+      ? Effect.flatMap(data, decodeWith("token", options.schema))
+      : data
+  }
+  return read
 }
 
-/** Reads what {@link payloadOf} wrote, or an older form: a pair or a map, without an age of its own. */
-const parsePayload = (bytes: Uint8Array): Payload | undefined => {
-  const term = Result.getOrUndefined(ErlangTerm.decode(bytes))
-  if (Array.isArray(term) && (term.length === 2 || term.length === 3)) {
-    const [data, signedAt, maxAge = daySeconds]: ReadonlyArray<unknown> = term
-    return { data, signedAt: toNumber(signedAt), maxAge: maxAge === "infinity" ? Infinity : toNumber(maxAge) * 1000 }
-  }
-  if (Predicate.hasProperty(term, "data") && Predicate.hasProperty(term, "signed")) {
-    return { data: term.data, signedAt: toNumber(term.signed), maxAge: daySeconds * 1000 }
-  }
-  return undefined
+type Subject = "token" | "session cookie"
+
+const textOf = (subject: Subject, value: unknown): Effect.Effect<string, TokenError> => {
+  if (typeof value === "string") return Effect.succeed(value)
+  return value === undefined || value === null ? missing(subject) : invalid(subject, "it is no string")
 }
 
-const toNumber = (value: unknown): number =>
-  typeof value === "number" || typeof value === "bigint" ? Number(value) : NaN
-
-const dataOf = Effect.fnUntraced(function*(bytes: Uint8Array, options: VerifyOptions) {
-  const payload = parsePayload(bytes)
-  if (payload === undefined) return yield* malformed()
-  const maxAge = options.maxAge === undefined ? payload.maxAge : Duration.toMillis(options.maxAge)
-  if (maxAge === Infinity) return payload.data
-  if (maxAge <= 0) return yield* expired()
-  const now = yield* Clock.currentTimeMillis
-  const validUntil = payload.signedAt + maxAge
-  if (Number.isNaN(validUntil)) return yield* malformed()
-  if (payload.signedAt > now) return yield* invalid("it was signed in the future: compare the clocks of the servers")
-  if (validUntil < now) return yield* expired()
-  return payload.data
-})
-
-const decodeWith = <A, R>(schema: Schema.ConstraintDecoder<A, R>) => {
+const decodeWith = <A, R>(subject: Subject, schema: Schema.ConstraintDecoder<A, R>) => {
   const decode = Schema.decodeUnknownEffect(schema)
   return (data: unknown): Effect.Effect<A, TokenError, R> =>
     Effect.mapError(decode(data), (cause) =>
       new TokenError({
         reason: "invalid",
-        message: "the token is genuine, but its data does not fit the schema: sign data of the schema's encoded side",
+        message: `the ${subject} is genuine, but its data does not fit the schema: write data of its encoded side`,
         cause
       }))
 }
 
-const missing = () =>
-  Effect.fail(new TokenError({ reason: "missing", message: "there is no token: send the one that `sign` made" }))
+const missing = (subject: Subject) =>
+  Effect.fail(new TokenError({ reason: "missing", message: `there is no ${subject}: send the one the server made` }))
 
 const expired = () =>
-  Effect.fail(new TokenError({ reason: "expired", message: "the token is too old: sign a new one, or raise maxAge" }))
+  Effect.fail(new TokenError({ reason: "expired", message: "the token is too old: make a new one, or raise maxAge" }))
 
-const invalid = (why: string) =>
-  Effect.fail(new TokenError({ reason: "invalid", message: `the token is not valid: ${why}` }))
+const invalid = (subject: Subject, why: string) =>
+  Effect.fail(new TokenError({ reason: "invalid", message: `the ${subject} is not valid: ${why}` }))
 
-const malformed = () => invalid("its signature is right, but its content is not what `sign` or Phoenix.Token writes")
+const foreign = (subject: Subject) =>
+  invalid(subject, "it was changed, or made with another secretKeyBase, salt or key option, or in another way")
+
+const malformed = (subject: Subject) => invalid(subject, "it is genuine, but its content is not what Phoenix writes")

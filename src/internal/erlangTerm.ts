@@ -7,7 +7,7 @@
  */
 import * as Data from "effect/Data"
 import * as Result from "effect/Result"
-import { inflateSync } from "node:zlib"
+import { deflateSync, inflateSync } from "node:zlib"
 
 /** How deep lists, tuples and maps may be nested, read or written. */
 export const maxDepth = 256
@@ -227,17 +227,33 @@ const fromAtom = (name: string): string | boolean | null =>
 const fromBinary = (bytes: Buffer): string | Uint8Array =>
   Result.getOrElse(readUtf8(bytes), () => Uint8Array.from(bytes))
 
+/** How a term is written. */
+export interface EncodeOptions {
+  /** Compress the term with zlib where that makes it shorter; default false. */
+  readonly compressed?: boolean | undefined
+}
+
 /** Writes a value as Erlang/OTP 26 and newer do. A value without a counterpart is answered by an {@link EncodeError}. */
-export const encode = (value: unknown): Result.Result<Uint8Array, EncodeError> => {
+export const encode = (value: unknown, options: EncodeOptions = {}): Result.Result<Uint8Array, EncodeError> => {
   try {
     const writer = new Writer()
     writer.uint(1, version)
     writeTerm(writer, value, 0)
-    return Result.succeed(writer.bytes())
+    const bytes = writer.bytes()
+    return Result.succeed(options.compressed === true ? deflated(bytes) : bytes)
   } catch (error) {
     if (error instanceof EncodeError) return Result.fail(error)
     throw error
   }
+}
+
+// What would not be read again stays as it is.
+const deflated = (bytes: Uint8Array): Uint8Array => {
+  const term = bytes.subarray(1)
+  const packed = term.length > maxInflatedBytes ? term : deflateSync(term)
+  const header = Buffer.from([version, Tag.compressed, 0, 0, 0, 0])
+  header.writeUInt32BE(term.length, 2)
+  return header.length + packed.length < bytes.length ? Buffer.concat([header, packed]) : bytes
 }
 
 class Writer {

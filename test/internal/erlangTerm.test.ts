@@ -117,6 +117,19 @@ describe("encode writes what term_to_binary of Erlang/OTP 26 writes", () => {
     assert.match(hexOf(Array(65_536).fill(7)), /^836c0001000061076107/)
   })
 
+  it("compressed where that makes it shorter, and else as it is", () => {
+    const long = Result.getOrThrow(encode("a".repeat(1000), { compressed: true }))
+    assert.strictEqual(Buffer.from(long.subarray(0, 6)).toString("hex"), "8350000003ed")
+    assert.isBelow(long.length, 50)
+    assert.strictEqual(Result.getOrThrow(decode(long)), "a".repeat(1000))
+    for (const value of [1, "a", "a".repeat(maxInflatedBytes)]) {
+      assert.deepStrictEqual(encode(value, { compressed: true }), encode(value))
+    }
+    const largest = Result.getOrThrow(encode("a".repeat(maxInflatedBytes - 5), { compressed: true }))
+    assert.isBelow(largest.length, maxInflatedBytes / 100)
+    assert.isTrue(Result.isSuccess(decode(largest)))
+  })
+
   it("-0 is written as 0, as in JSON", () => {
     assert.strictEqual(hexOf([-0, "a"]), hexOf([0, "a"]))
   })
@@ -222,7 +235,10 @@ describe("decode refuses, and says why and where", () => {
     ["a list as a map key", "83 74 00000001 6a 61 01", /map key/],
     ["nil as a map key", "83 74 00000001 77 03 6e696c 61 01", /map key/],
     ["the same key as an atom and as a binary", "83 74 00000002 77 01 61 61 01 6d 00000001 61 61 02", /same text/],
-    ["a function", "83 71 77 01 61 77 01 61 61 01", /tag 113/],
+    ["a function of a module", "83 71 77 01 61 77 01 61 61 01", /tag 113/],
+    ["a function with an environment", `83 70 00000040 00 ${"00".repeat(60)}`, /tag 112/],
+    ["a function in data", "83 68 02 61 01 74 00000001 61 01 71 77 01 61 77 01 61 61 01", /tag 113/],
+    ["a term that only the system that wrote it reads", "83 79 00000000 00000000 61 01", /tag 121/],
     ["a process id", "83 58 77 01 61 00000000 00000000 00000000", /tag 88/],
     ["a reference", "83 5a 0001 77 01 61 00000000 00000000", /tag 90/],
     ["a bit string", "83 4d 00000001 01 80", /tag 77/],
