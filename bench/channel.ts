@@ -43,8 +43,7 @@ const program = Effect.gen(function*() {
   let sent = 0
   const transport = { name: "bench", send: () => void sent++, close: () => {} }
   const open = Effect.gen(function*() {
-    const info = { params: {}, transport: "bench", headers: {}, uri: "/", remoteAddress: undefined }
-    return acceptor.open(transport, Serializer.v2, yield* acceptor.connect(info))
+    return acceptor.open(transport, Serializer.v2, { id: undefined, assigns: Context.empty() })
   })
   const measure = Effect.fnUntraced(function*(topic: (n: number) => string) {
     const sockets = yield* Effect.replicateEffect(open, connections)

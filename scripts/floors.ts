@@ -8,7 +8,7 @@ import { join } from "node:path"
 /** From the ground up. `folder/*` stands for every file of a folder. */
 const floors: ReadonlyArray<ReadonlyArray<string>> = [
   ["Message", "Process", "Supervisor"],
-  ["PubSub", "Serializer", "Token"],
+  ["PubSub", "Serializer", "Telemetry", "Token"],
   ["Channel", "Tracker", "pubsub/*"],
   ["Socket", "Presence"],
   ["transport/*"],
@@ -28,13 +28,21 @@ const neighbours: Readonly<Record<string, ReadonlyArray<string>>> = {
  * and the other back rooms of the floor.
  */
 const backRooms: Readonly<Record<string, string>> = {
+  "internal/admission": "transport/WebSocket",
+  "internal/assertions": "ChannelTest",
   "internal/channel": "Channel",
   "internal/channelMessage": "PubSub",
+  "internal/customChannel": "Channel",
+  "internal/drain": "Socket",
   "internal/group": "PubSub",
   "internal/httpServer": "transport/WebSocket",
+  "internal/pollRelay": "transport/LongPoll",
+  "internal/pollSession": "transport/LongPoll",
   "internal/reply": "Channel",
+  "internal/served": "Channel",
   "internal/socket": "Socket",
-  "internal/testClient": "ChannelTest"
+  "internal/testClient": "ChannelTest",
+  "internal/testJoin": "ChannelTest"
 }
 
 const manifest: Readonly<Record<string, Readonly<Record<string, string>>>> = JSON.parse(

@@ -8,11 +8,13 @@
  *
  * The model is Phoenix.Channel (https://hexdocs.pm/phoenix/Phoenix.Channel.html).
  */
-import { Context, Duration, Effect, Layer, type Schema, type Scope } from "effect"
+import { Context, Duration, Effect, Layer, type LogLevel, type Schema, type Scope } from "effect"
 import * as internal from "./internal/channel.ts"
 import * as contracts from "./internal/contract.ts"
+import * as custom from "./internal/customChannel.ts"
 import { erase } from "./internal/erase.ts"
 import * as replies from "./internal/reply.ts"
+import type { Definition } from "./internal/served.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
@@ -184,6 +186,12 @@ type HandleAny<R> = (event: string, payload: unknown) => Effect.Effect<Answer | 
 interface CommonHandlers<out R> {
   /** What the channel sent itself, what others sent to its `pid`, what came to topics it subscribed to. */
   readonly handleInfo?: ((message: unknown) => Effect.Effect<unknown, never, R>) | undefined
+  /** A process that the channel watches by `Process.monitor` has ended; without it `handleInfo` gets the `Process.Down`. */
+  readonly handleDown?: ((down: Process.Down) => Effect.Effect<unknown, never, R>) | undefined
+  /**
+   * With it the channel traps exits: what a linked process or `Process.exit` tells it comes here and does not end it.
+   */
+  readonly handleExit?: ((exit: Process.ExitSignal) => Effect.Effect<unknown, never, R>) | undefined
   /** Runs last, with the reason, on every ending but `Killed`; within `shutdown` (5 seconds). */
   readonly terminate?: ((reason: Process.ExitReason) => Effect.Effect<unknown, never, R>) | undefined
 }
@@ -215,7 +223,7 @@ interface TypedHandleOut<C, out R> {
  *   {@link error} or nothing, and fails with the payload of an error reply.
  * - `handleUndeclared`: events that the contract does not know; without it they are answered `unmatched event`.
  * - `handleOut`: broadcasts of the intercepted events, to push them changed, or not at all.
- * - `handleInfo`, `terminate`: see there.
+ * - `handleInfo`, `handleDown`, `handleExit`, `terminate`: see there.
  * - `reply`: the payload of the join reply; default `{}`.
  */
 export type Handlers<C, R> =
@@ -241,6 +249,38 @@ type ServicesOf<H> = H extends (...args: never) => Effect.Effect<infer _A, infer
   : H extends object ? { [K in keyof H]-?: ServicesOf<H[K]> }[keyof H]
   : never
 
+// --- a channel that speaks the protocol by itself ---------------------------------------------------------------------
+
+/** The channel, as the code of `layerCustom` sees it. */
+export interface Custom {
+  readonly topic: string
+  /** What the client has called this join; the `join_ref` of all that it is sent on the topic. */
+  readonly joinRef: Message.Ref
+  readonly pid: Process.Pid<unknown>
+  /** The id that `connect` gave the socket. */
+  readonly socketId: string | undefined
+  /** Sends the client a message as it is; what cannot be encoded is a defect. */
+  readonly send: (message: Message.Message | Message.Reply) => Effect.Effect<void>
+  /**
+   * Tells the client that the channel ends as it should (`phx_close`); end with `Process.stop` then. A channel that ends
+   * without it has crashed for its client (`phx_error`), which joins it again.
+   */
+  readonly close: Effect.Effect<void>
+}
+
+/** What `layerCustom` does; its join has succeeded with this, and the client is sent `reply` (default `{}`). */
+export interface CustomHandlers<out R> {
+  readonly reply?: unknown
+  /** Every message of the client on the topic, `phx_leave` among them, as it came. */
+  readonly handleIn: (message: Message.Inbound) => Effect.Effect<unknown, never, R>
+  /** What others send to `pid`. */
+  readonly handleInfo?: ((message: unknown) => Effect.Effect<unknown, never, R>) | undefined
+  readonly handleDown?: ((down: Process.Down) => Effect.Effect<unknown, never, R>) | undefined
+  readonly handleExit?: ((exit: Process.ExitSignal) => Effect.Effect<unknown, never, R>) | undefined
+  /** Runs last, on every ending but `Killed`. */
+  readonly terminate?: ((reason: Process.ExitReason) => Effect.Effect<unknown, never, R>) | undefined
+}
+
 // --- the channel as a value -------------------------------------------------------------------------------------------
 
 /** The service that stands for the implementation of a channel; `toLayer` provides it, mounting a socket requires it. */
@@ -252,6 +292,10 @@ export interface Handler<Topic extends string> {
 export interface Options {
   /** How long `terminate` and finalizers may take; default 5 seconds. */
   readonly shutdown?: Duration.Input | undefined
+  /** At which level it is logged that a client has joined or was refused; false for not at all. Default `Info`. */
+  readonly logJoin?: LogLevel.Severity | false | undefined
+  /** At which level it is logged that an event was handled; false for not at all. Default `Debug`. */
+  readonly logHandleIn?: LogLevel.Severity | false | undefined
 }
 
 /** A channel: the topics it serves and its contract. Made by {@link make}. */
@@ -260,7 +304,7 @@ export interface Channel<Topic extends string, C> {
   readonly topic: Topic
   readonly contract: C
   /** The key under which `toLayer` provides the implementation. */
-  readonly handler: Context.Key<Handler<Topic>, internal.Definition>
+  readonly handler: Context.Key<Handler<Topic>, Definition>
   /**
    * Says what the channel does: `join` runs at every join, in the new process and before its first message. It gets the
    * channel and the join's payload; it fails to refuse the join, and returns the handlers.
@@ -285,6 +329,15 @@ export interface Channel<Topic extends string, C> {
     EX,
     Exclude<RX, Scope.Scope> | Exclude<RI | ServicesOf<H>, Assigns<C> | Process.Own>
   >
+  /**
+   * Says what a channel does that speaks the protocol by itself: it answers every message of its client on its own, the
+   * leave among them, and takes no part in broadcasts unless it subscribes. For gateways to other protocols; all others
+   * are better off with `layer`.
+   */
+  readonly layerCustom: <H extends CustomHandlers<unknown>, RI = never>(
+    init: (self: Custom, payload: unknown) => Effect.Effect<H, unknown, RI>,
+    options?: Omit<Options, "logHandleIn">
+  ) => Layer.Layer<Handler<Topic>, never, Exclude<RI | ServicesOf<H>, Assigns<C> | Process.Own>>
   /** Broadcasts to a topic from anywhere, on every node. A payload that does not fit the contract is a defect. */
   readonly broadcast: <K extends OutgoingEvent<C>>(
     topic: string,
@@ -342,7 +395,7 @@ export const make: {
   }
   const compiled = contracts.compile(contract)
   // Channels of two sockets may have the same topic.
-  const handler = Context.Service<Handler<Topic>, internal.Definition>(`effect-channels/Channel/${topic}#${++made}`)
+  const handler = Context.Service<Handler<Topic>, Definition>(`effect-channels/Channel/${topic}#${++made}`)
   const publish = (to: string, event: string, payload: unknown, from?: Process.Pid) =>
     PubSub.PubSub.use((pubsub) => {
       if (!contracts.matches(topic, to)) {
@@ -354,17 +407,20 @@ export const make: {
         from
       )
     })
+  const shutdownOf = (options: Options | undefined) =>
+    Duration.toMillis(Duration.fromInputUnsafe(options?.shutdown ?? "5 seconds"))
   const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
-        Effect.map(build, (join): internal.Definition => ({
-          pattern: topic,
-          contract: compiled,
-          join,
-          context,
-          options: { shutdown: Duration.toMillis(Duration.fromInputUnsafe(options?.shutdown ?? "5 seconds")) }
-        }))
+        Effect.map(build, (join) =>
+          internal.define(topic, context, {
+            contract: compiled,
+            join,
+            shutdown: shutdownOf(options),
+            logJoin: options?.logJoin ?? "Info",
+            logHandleIn: options?.logHandleIn ?? "Debug"
+          }))
       )
     )
   const channel = {
@@ -373,6 +429,15 @@ export const make: {
     handler,
     layer: (join: internal.Join, options?: Options) => toLayer(Effect.succeed(join), options),
     toLayer,
+    layerCustom: (init: custom.Settings["init"], options?: Options) =>
+      Layer.effect(
+        handler,
+        Effect.contextWith((context: Context.Context<never>) =>
+          Effect.succeed(
+            custom.define(topic, context, { init, shutdown: shutdownOf(options), logJoin: options?.logJoin ?? "Info" })
+          )
+        )
+      ),
     broadcast: (topic: string, event: string, payload: unknown) => publish(topic, event, payload),
     broadcastFrom: (from: Process.Pid, topic: string, event: string, payload: unknown) =>
       publish(topic, event, payload, from)

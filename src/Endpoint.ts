@@ -3,30 +3,52 @@
  *
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
-import { Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter } from "effect/http"
+import { Cause, Effect, Layer } from "effect"
+import { HttpMiddleware, HttpRouter, type HttpServerRequest, type HttpServerResponse } from "effect/http"
 import type { Server } from "node:http"
+import type * as Admission from "./internal/admission.ts"
 import { prepare } from "./internal/httpServer.ts"
+import { Served } from "./internal/served.ts"
+import { SocketServer } from "./internal/socket.ts"
 import * as Message from "./Message.ts"
-import type * as Process from "./Process.ts"
+import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Socket from "./Socket.ts"
+import * as LongPoll from "./transport/LongPoll.ts"
 import * as WebSocket from "./transport/WebSocket.ts"
 
-/** Options of {@link mount}. */
-export interface Options {
+/** Options of {@link mount}. Those of both transports may be given here, once; a transport's own win. */
+export interface Options extends Admission.TransportOptions {
   /** Where the socket is: clients connect to `<path>/websocket`. It may hold variables (`/ws/:id`), which become params. */
   readonly path: `/${string}`
   /** The host name that pages of this application have, for `checkOrigin: true`; default: the one the request asks for. */
   readonly host?: string | undefined
   /** Options of the WebSocket transport, or false to do without; default true. */
-  readonly websocket?: boolean | WebSocket.Options | undefined
-  /** Long polling, which clients fall back to where WebSockets do not get through; not there yet. */
-  readonly longpoll?: false | undefined
+  readonly websocket?: boolean | WebSocketOptions | undefined
+  /** Options of long polling, which clients fall back to where WebSockets do not get through; default false. */
+  readonly longpoll?: boolean | LongPollOptions | undefined
+  /**
+   * Whether `connect` gets the `authToken` of phoenix.js, which travels in `Sec-WebSocket-Protocol`, or in a header of long
+   * polling, and so stays out of the logs of proxies; default false.
+   */
+  readonly authToken?: boolean | undefined
+  /** How connections are closed when the server stops; false for all at once. */
+  readonly drainer?: Socket.DrainerOptions | false | undefined
 }
 
 /** Options of the WebSocket transport. */
-export type WebSocketOptions = WebSocket.Options
+export interface WebSocketOptions extends WebSocket.Options {}
+
+/** Options of the long-poll transport. */
+export interface LongPollOptions extends LongPoll.Options {}
+
+/** Where `connect` gets the session of a web application from. */
+export interface SessionOptions extends Admission.SessionOptions {}
+
+type Handler = (
+  request: HttpServerRequest.HttpServerRequest,
+  pathParams: Admission.PathParams
+) => Effect.Effect<HttpServerResponse.HttpServerResponse>
 
 /**
  * Mounts a socket on the `HttpRouter` of an application.
@@ -73,17 +95,33 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
   Layer.effectDiscard(
     Effect.gen(function*() {
       const router = yield* HttpRouter.HttpRouter
-      const acceptor = yield* Socket.acceptor(socket)
-      const { websocket = true } = options
-      if (websocket === false) return
-      const settings = websocket === true ? {} : websocket
-      const handler = yield* WebSocket.make(acceptor, options.host, settings)
-      const path = HttpRouter.prefixPath(settings.path ?? WebSocket.defaults.path, options.path)
-      yield* router.add("*", path as HttpRouter.PathInput, (request) =>
-        // The HTTP log line would come when the connection is closed.
-        HttpMiddleware.withLoggerDisabled(
-          Effect.flatMap(HttpRouter.params, (params) => handler(request, params))
-        ))
+      const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
+      const { authToken = false, checkOrigin, connectInfo, host, session, transportLog } = options
+      const { longpoll = false, websocket = true } = options
+      const shared = { checkOrigin, connectInfo, session, transportLog }
+      const add = (path: `/${string}`, handler: Handler) =>
+        router.add("*", HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput, (request) =>
+          // The HTTP log line would come when the connection is closed, with a token in it.
+          HttpMiddleware.withLoggerDisabled(Effect.flatMap(HttpRouter.params, (params) => handler(request, params)))
+            .pipe(
+              Effect.tapCause((cause) =>
+                Cause.hasDies(cause)
+                  ? Effect.logError("request to a socket crashed", cause).pipe(
+                    Effect.annotateLogs({ socket: socket.name })
+                  )
+                  : Effect.void
+              )
+            ))
+      if (websocket !== false) {
+        const settings: WebSocketOptions = websocket === true ? shared : { ...shared, ...websocket }
+        const handler = yield* WebSocket.make(acceptor, { authToken, host }, settings)
+        yield* add(settings.path ?? WebSocket.defaults.path, handler)
+      }
+      if (longpoll !== false) {
+        const settings: LongPollOptions = longpoll === true ? shared : { ...shared, ...longpoll }
+        const handler = yield* LongPoll.make(acceptor, { authToken, host }, settings)
+        yield* add(settings.path ?? LongPoll.defaults.path, handler)
+      }
     })
   )
 
@@ -145,6 +183,77 @@ export const localBroadcastFrom = (
   payload: unknown
 ): Effect.Effect<void, never, PubSub.PubSub> =>
   PubSub.localBroadcastFrom(from, topic, Message.broadcast(topic, event, payload))
+
+/** A connection, as {@link sockets} lists it. */
+export interface SocketInfo {
+  /** The process of the connection. */
+  readonly pid: Process.Pid
+  /** The name of the socket, as given to `Socket.make`. */
+  readonly socket: string
+  readonly id: string | undefined
+  /** `websocket` or `longpoll`. */
+  readonly transport: string
+  /** The version of the protocol, such as `V2`. */
+  readonly serializer: string
+}
+
+/** A channel, as {@link channels} lists it. */
+export interface ChannelInfo {
+  /** The process of the channel. */
+  readonly pid: Process.Pid<unknown>
+  readonly topic: string
+  /** The pattern of the channel that serves the topic. */
+  readonly channel: string
+  readonly status: "joining" | "joined" | "leaving"
+}
+
+/**
+ * All connections of this node, for a look at a running system.
+ *
+ * The model is `Phoenix.Debug.list_sockets/0`.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Endpoint } from "effect-channels"
+ *
+ * const overview = Effect.gen(function*() {
+ *   for (const { id, pid, transport } of yield* Endpoint.sockets) {
+ *     const channels = yield* Endpoint.channels(pid)
+ *     yield* Effect.logInfo(id ?? "anonymous", transport, channels.map(({ topic }) => topic))
+ *   }
+ * })
+ * ```
+ */
+export const sockets: Effect.Effect<ReadonlyArray<SocketInfo>, never, Process.System> = Effect.map(
+  Process.list,
+  (pids) => pids.flatMap((pid) => socketInfo(Process.fromPid(pid).behaviour) ?? [])
+)
+
+/** The channels of a connection; none for a process that is no connection, or has ended (`Phoenix.Debug.list_channels/1`). */
+export const channels = (socket: Process.Pid): Effect.Effect<ReadonlyArray<ChannelInfo>> =>
+  Effect.sync(() => {
+    const { behaviour } = Process.fromPid(socket)
+    return behaviour instanceof SocketServer ? behaviour.list() : []
+  })
+
+/** The connection of a channel; undefined for a process that is no channel, or has ended (`Phoenix.Debug.socket/1`). */
+export const socketOf = (channel: Process.Pid): Effect.Effect<SocketInfo | undefined> =>
+  Effect.sync(() => {
+    const { behaviour } = Process.fromPid(channel)
+    return behaviour instanceof Served ? socketInfo(behaviour.connection) : undefined
+  })
+
+const socketInfo = (behaviour: object): SocketInfo | undefined =>
+  behaviour instanceof SocketServer
+    ? {
+      pid: behaviour.pid,
+      socket: behaviour.runtime.name,
+      id: behaviour.id,
+      transport: behaviour.transport.name,
+      serializer: behaviour.serializer.name
+    }
+    : undefined
 
 /**
  * Closes all connections with an id, on every node, with code 1001: log a user out, for example. Clients connect again,

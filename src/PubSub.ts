@@ -9,6 +9,8 @@
  */
 import { Cause, Context, Data, Effect, Exit, Layer, type Scope } from "effect"
 import { Entry, Topics } from "./internal/topics.ts"
+import { inSpan, isTraced } from "./internal/tracing.ts"
+import { isBroadcast } from "./Message.ts"
 import * as Process from "./Process.ts"
 
 /** Who gets the messages of a topic; see {@link PubSub}. */
@@ -183,11 +185,11 @@ export const layerAdapter = <E, R>(
           )
         }
       })
-      return PubSub.of(service(adapter, topics = new Topics(adapter, fork)))
+      return PubSub.of(service(adapter, topics = new Topics(adapter, fork), isTraced(context)))
     })
   ).pipe(Layer.provideMerge(Process.System.layer))
 
-const service = (adapter: Adapter, topics: Topics): PubSub["Service"] => {
+const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Service"] => {
   const dispatch = (topic: string, message: unknown, from?: Process.Pid) =>
     Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
   return {
@@ -203,8 +205,13 @@ const service = (adapter: Adapter, topics: Topics): PubSub["Service"] => {
         if (subscription instanceof Entry) topics.remove(subscription)
       }),
     unsubscribeAll: (topic, pid) => Effect.sync(() => topics.removeAll(topic, Process.fromPid(pid))),
-    broadcast: (topic, message, from) =>
-      Effect.flatMap(adapter.broadcast(topic, message), () => dispatch(topic, message, from)),
+    broadcast: (topic, message, from) => {
+      const broadcast = Effect.flatMap(adapter.broadcast(topic, message), () => dispatch(topic, message, from))
+      if (!traced) return broadcast
+      const event = isBroadcast(message) ? { "channels.event": message.event } : {}
+      const options = { kind: "producer", attributes: { "channels.topic": topic, ...event } } as const
+      return inSpan("channels.broadcast", options, (exit) => exit._tag === "Success" ? "ok" : "error", () => broadcast)
+    },
     localBroadcast: dispatch,
     directBroadcast: (node, topic, message) =>
       node === adapter.node ? dispatch(topic, message) : adapter.direct(node, topic, message),

@@ -131,8 +131,30 @@ const utf8 = (data: Uint8Array, what: string): string => {
   }
 }
 
-const parseJson = (data: string | Uint8Array): unknown =>
-  JSON.parse(typeof data === "string" ? data : utf8(data, "The frame"))
+const parseJson = (data: string | Uint8Array): unknown => {
+  const text = typeof data === "string" ? data : utf8(data, "The frame")
+  const value: unknown = JSON.parse(text)
+  if (text.includes("\\u") && hasHalfCharacter(text)) {
+    throw new DecodeError({
+      code: "invalid_utf8",
+      message: "The frame escapes half of a character: send both surrogates, or the character as it is."
+    })
+  }
+  return value
+}
+
+/** Whether JSON escapes one surrogate without the other, which makes text that is no Unicode. */
+const hasHalfCharacter = (json: string): boolean => {
+  // Where the other half has to be, after the first.
+  let expected = -1
+  for (const { 1: digits = "0", index } of json.matchAll(/\\(?:u([0-9a-f]{4})|.)/gi)) {
+    const unit = parseInt(digits, 16)
+    const isSecond = unit >= 0xdc00 && unit < 0xe000
+    if (isSecond ? index !== expected : expected !== -1) return true
+    expected = unit >= 0xd800 && unit < 0xdc00 ? index + 6 : -1
+  }
+  return expected !== -1
+}
 
 const payloadJson = (message: Message | Reply | Broadcast, payload: unknown): string => {
   // JSON.stringify would turn these into an object without a word.

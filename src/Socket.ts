@@ -6,31 +6,68 @@
  *
  * The model is Phoenix.Socket (https://hexdocs.pm/phoenix/Phoenix.Socket.html).
  */
-import { Context, Data, Effect, Layer, type Scope } from "effect"
+import { Context, Data, Effect, Formatter, Layer, type LogLevel, type Scope } from "effect"
 import type * as Channel from "./Channel.ts"
-import type { Definition } from "./internal/channel.ts"
+import { drainAll, type Options as DrainOptions } from "./internal/drain.ts"
 import { erase } from "./internal/erase.ts"
 import { Group } from "./internal/group.ts"
+import { socketMeter } from "./internal/meter.ts"
+import { type Definition, Served } from "./internal/served.ts"
 import { type Client, type Runtime, SocketServer, type Transport } from "./internal/socket.ts"
+import { isTraced } from "./internal/tracing.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Serializer from "./Serializer.ts"
 
-/** What is known of a client that wants to connect. */
+/**
+ * What is known of a client that wants to connect: Phoenix's `params` and `connect_info` in one.
+ *
+ * What has to be set up for it is set up where the socket is mounted: `session`, `authToken` and `custom`.
+ */
 export interface ConnectInfo {
   /**
    * Query parameters, `a[b]=c` nested as phoenix.js sends it, and path variables, which win. Every leaf is a string; an
    * object has no prototype.
    */
   readonly params: { readonly [name: string]: unknown }
-  /** `websocket`, or the name of another transport. */
+  /** `websocket`, or `longpoll`. */
   readonly transport: string
-  /** Request headers by their name in lower case. */
+  /** All headers of the request by their name in lower case: `x-...`, `sec-websocket-...`, `traceparent` among them. */
   readonly headers: { readonly [name: string]: string | undefined }
-  /** The request's path and query. */
-  readonly uri: string
-  /** The address of the other end, as far as the server sees it. */
-  readonly remoteAddress: string | undefined
+  /** The `user-agent` header. */
+  readonly userAgent: string | undefined
+  /** Where the request went to. */
+  readonly uri: Uri
+  /** The other end of the connection, as far as the server sees it. */
+  readonly peerData: PeerData
+  /**
+   * The session of the web application, read as the mount's `session` says; undefined without that, without a session, and
+   * where the page did not send the session's CSRF token. That is not a refusal: decide here.
+   */
+  readonly session: unknown
+  /** The `authToken` that phoenix.js was given; undefined if it was not, or if the mount's `authToken` is not set. */
+  readonly authToken: string | undefined
+  /** The mount's `connectInfo`, as it is. */
+  readonly custom: { readonly [name: string]: unknown }
+}
+
+/** The address of a request, in parts. */
+export interface Uri {
+  readonly scheme: "http" | "https"
+  /** Without the port; empty where the request did not say. */
+  readonly host: string
+  readonly port: number
+  readonly path: string
+  /** Without the question mark. */
+  readonly query: string
+}
+
+/** The other end of a connection. */
+export interface PeerData {
+  readonly address: string | undefined
+  readonly port: number | undefined
+  /** The client's TLS certificate in DER, where the server asks for one. */
+  readonly sslCert: Uint8Array | undefined
 }
 
 /** A client that is welcome; made by {@link accept}. */
@@ -63,10 +100,14 @@ export const accept: {
   options?: { readonly id?: string | undefined; readonly assigns?: Context.Context<A> | undefined }
 ): Accepted<A> => ({ id: options?.id, assigns: options?.assigns ?? (Context.empty() as Context.Context<A>) })
 
-/** A client that is not welcome: over WebSocket it gets HTTP 403. */
-export class Refused extends Data.TaggedError("Refused")<{ readonly reason?: unknown }> {}
+/** A client that is not welcome: it gets a 403, unless the mount's `errorHandler` answers something else. */
+export class Refused extends Data.TaggedError("Refused")<{ readonly reason?: unknown }> {
+  override get message(): string {
+    return `the connection was refused${this.reason === undefined ? "" : `: ${Formatter.format(this.reason)}`}`
+  }
+}
 
-/** Refuses a client; `reason` is for logs and never sent. */
+/** Refuses a client; `reason` is for logs and for the mount's `errorHandler`, and not sent. */
 export const refuse = (reason?: unknown): Refused => new Refused({ reason })
 
 /** Any channel, where only its topic and needs matter. */
@@ -101,6 +142,8 @@ export interface Options<Channels extends ReadonlyArray<AnyChannel>> {
   readonly maxChannels?: number | undefined
   /** Wire formats by the version that clients ask for; default V1 and V2. */
   readonly serializers?: Serializer.Serializers | undefined
+  /** At which level it is logged that a client has connected or was refused; false for not at all. Default `Info`. */
+  readonly log?: LogLevel.Severity | false | undefined
 }
 
 /** A socket: its channels and limits. Made by {@link make}. */
@@ -109,6 +152,7 @@ export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyC
   readonly channels: Channels
   readonly maxChannels: number
   readonly serializers: Serializer.Serializers
+  readonly log: LogLevel.Severity | false
   /** The key under which `toLayer` provides the implementation. */
   readonly handler: Context.Key<Handler<Name>, Connect<never>>
   /**
@@ -148,6 +192,8 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
   name: Name,
   options: Options<Channels>
 ): Socket<Name, Channels> => {
+  // A requirement that cannot be read is told now, and not to the first client.
+  for (const entry of options.serializers ?? []) Serializer.negotiate([entry], "0.0.0")
   const handler = Context.Service<Handler<Name>, Connect<never>>(`effect-channels/Socket/${name}#${++made}`)
   const toLayer = (build: Effect.Effect<Connect<never>>) =>
     Layer.effect(
@@ -162,12 +208,26 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
     channels: options.channels,
     maxChannels: options.maxChannels ?? 100,
     serializers: options.serializers ?? Serializer.defaults,
+    log: options.log ?? "Info",
     handler,
     // What `connect` requires is taken from the Context of the Layer, as the type of `toLayer` says.
     layer: erase((connect: Connect<never>) => toLayer(Effect.succeed(connect))),
     toLayer: erase(toLayer)
   }
 }
+
+/**
+ * How the connections of a socket are closed when the server stops: some at a time, so that their clients do not all come
+ * back at once.
+ *
+ * - `batchSize`: how many connections are closed in a round; default 10,000.
+ * - `batchInterval`: how long to wait between two rounds; default 2 seconds.
+ * - `shutdown`: how long all rounds may take; those that are left are closed then. Default 30 seconds.
+ *   The HTTP server waits for requests no longer than its own `gracefulShutdownTimeout` (20 seconds): give it more where
+ *   the rounds take longer.
+ * - `log`: at which level each round is logged; false for not at all. Default `Info`.
+ */
+export interface DrainerOptions extends DrainOptions {}
 
 /**
  * A socket made ready to take connections: what a transport works with.
@@ -177,11 +237,13 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
 export interface Acceptor {
   readonly name: string
   readonly serializers: Serializer.Serializers
+  readonly log: LogLevel.Severity | false
   readonly connect: Connect<never>
+  readonly runtime: Runtime
   /** Starts the process of a connection. */
   readonly open: (transport: Transport, serializer: Serializer.Serializer, client: Client) => SocketServer
-  /** Ends all connections with the given reason and waits until they have ended. */
-  readonly endAll: (reason: Process.ExitReason) => Effect.Effect<void>
+  /** Closes all connections with 1012, as the drainer says, and waits until they have ended. The second time it only waits. */
+  readonly drain: Effect.Effect<void>
 }
 
 /**
@@ -190,7 +252,8 @@ export interface Acceptor {
  * @internal
  */
 export const acceptor = <Name extends string, Channels extends ReadonlyArray<AnyChannel>>(
-  socket: Socket<Name, Channels>
+  socket: Socket<Name, Channels>,
+  drainer: DrainerOptions | false = false
 ): Effect.Effect<
   Acceptor,
   never,
@@ -199,25 +262,32 @@ export const acceptor = <Name extends string, Channels extends ReadonlyArray<Any
   Effect.gen(function*() {
     const context = yield* Effect.context<never>()
     const system = yield* Process.System
+    const meter = socketMeter(socket.name, context)
     const runtime: Runtime = {
       name: socket.name,
-      channels: socket.channels.map((channel) => {
+      routes: socket.channels.map((channel) => {
         const definition = Context.getOrUndefined(context, channel.handler)
-        if (definition !== undefined) return definition
-        throw new Error(`socket ${socket.name}: the layer of the channel ${channel.topic} is not provided`)
+        if (definition === undefined) {
+          throw new Error(`socket ${socket.name}: the layer of the channel ${channel.topic} is not provided`)
+        }
+        return { definition, meter: meter.channel(definition.pattern) }
       }),
       maxChannels: socket.maxChannels,
       system,
       pubsub: yield* PubSub.PubSub,
       socketGroup: new Group(system, context, `${socket.name} sockets`),
       channelGroup: new Group(system, context, `${socket.name} channels`),
-      context
+      context,
+      meter,
+      tracing: isTraced(context)
     }
-    const endAll = (reason: Process.ExitReason) =>
-      // The channels hear of it from their connections, so that they are told the same reason.
-      Effect.andThen(runtime.socketGroup.endAll(reason), runtime.channelGroup.awaitEnd("5 seconds"))
+    for (const { definition, meter } of runtime.routes) {
+      const mailboxes = () => mailboxLengths(runtime.channelGroup, definition)
+      yield* Effect.acquireRelease(Effect.sync(() => meter.watchMailboxes(mailboxes)), (stop) => Effect.sync(stop))
+    }
+    const drain = yield* Effect.cached(drainAll(runtime, drainer))
     yield* Effect.addFinalizer(() =>
-      endAll(Process.shutdown("draining")).pipe(
+      drain.pipe(
         Effect.andThen(Process.shutdownChild(runtime.socketGroup.process)),
         Effect.andThen(Process.shutdownChild(runtime.channelGroup.process))
       )
@@ -225,8 +295,16 @@ export const acceptor = <Name extends string, Channels extends ReadonlyArray<Any
     return {
       name: socket.name,
       serializers: socket.serializers,
+      log: socket.log,
       connect: yield* socket.handler,
+      runtime,
       open: (transport, serializer, client) => new SocketServer(runtime, transport, serializer, client),
-      endAll
+      drain
     }
   })
+
+const mailboxLengths = function*(group: Group, definition: Definition): Iterable<number> {
+  for (const { behaviour, mailboxLength } of group.children) {
+    if (behaviour instanceof Served && behaviour.definition === definition) yield mailboxLength
+  }
+}

@@ -16,10 +16,12 @@ interface Line {
   readonly annotations: Readonly<Record<string, unknown>>
 }
 
+/** What is logged but for connects and joins. */
 const capture = () => {
   const lines: Array<Line> = []
   const layer = Logger.layer([
     Logger.make(({ cause, fiber, logLevel, message }) => {
+      if (logLevel === "Info") return
       lines.push({
         level: logLevel,
         message: Array.isArray(message) ? message[0] : message,
@@ -366,7 +368,7 @@ const typed = node([Typed], TypedLive)
 describe("a channel with a contract", () => {
   const joined = Effect.gen(function*() {
     const client = yield* ChannelTest.connect(typed.socket)
-    return yield* ChannelTest.join(client, Typed, "typed:1", { since: "10" })
+    return ChannelTest.untyped(yield* ChannelTest.join(client, Typed, "typed:1", { since: "10" }))
   })
 
   it.effect("decodes the join's payload and encodes reply and refusal", () =>
@@ -381,7 +383,7 @@ describe("a channel with a contract", () => {
     Effect.gen(function*() {
       const client = yield* ChannelTest.connect(typed.socket)
       const before = yield* Process.stats
-      const refused = yield* Effect.flip(ChannelTest.join(client, Typed, "typed:1", { since: 1 }))
+      const refused = yield* Effect.flip(ChannelTest.join(client, "typed:1", { since: 1 }))
       const { errors, reason } = payloadOf(refused.response)
       assert.strictEqual(reason, "invalid payload")
       assert.deepStrictEqual((errors as ReadonlyArray<Record<string, unknown>>).map(({ path }) => path), [["since"]])
@@ -517,7 +519,7 @@ describe("a channel with a contract", () => {
       ))
     )
     return Effect.gen(function*() {
-      const channel = yield* ChannelTest.join(yield* ChannelTest.connect(socket), Partial, "partial")
+      const channel = yield* ChannelTest.join(yield* ChannelTest.connect(socket), "partial")
       const answered = (event: string, status: string, expected: unknown) =>
         Effect.flatMap(ChannelTest.push(channel, event, [1]), (ref) => ChannelTest.assertReply(ref, status, expected))
       yield* answered("other", "maybe", { event: "other", payload: [1] })

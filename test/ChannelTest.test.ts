@@ -1,17 +1,20 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Layer, Logger } from "effect"
+import { Cause, Context, Effect, Fiber, Layer, Logger, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import * as Channel from "../src/Channel.ts"
 import * as ChannelTest from "../src/ChannelTest.ts"
 import * as Process from "../src/Process.ts"
 import * as PubSub from "../src/PubSub.ts"
+import * as Serializer from "../src/Serializer.ts"
 import * as Socket from "../src/Socket.ts"
 
 const ended: Array<Process.ExitReason> = []
 
 const Room = Channel.make("room:*", { intercept: ["masked"] })
-const RoomLive = Room.layer((room, payload) =>
-  payload === "refuse" ? Effect.fail({ reason: "no" }) : payload === "die" ? Effect.die("boom") : Effect.succeed({
+const RoomLive = Room.layer((room, payload) => {
+  if (payload === "refuse") return Effect.fail({ reason: "no" })
+  if (payload === "die") return Effect.die(new Error("boom at join"))
+  const handlers = {
     reply: payload,
     handleIn: (event: string, payload: unknown) => {
       switch (event) {
@@ -32,25 +35,71 @@ const RoomLive = Room.layer((room, payload) =>
           )
         case "loop":
           return Effect.asVoid(room.send("loop"))
+        case "hang":
+          return Effect.never
+        case "stop":
+          return Effect.asVoid(room.stop())
         default:
-          return Effect.die("boom")
+          return Effect.die(new Error(`boom at ${event}`))
       }
     },
-    handleInfo: (message: unknown) => message === "loop" ? room.send("loop") : room.push("info", { message }),
+    handleInfo: (message: unknown) => {
+      if (message === "loop") return room.send("loop")
+      return message === "joined" ? room.broadcast("joined", {}) : room.push("info", { message })
+    },
     handleOut: { masked: (out: unknown) => room.push("masked", { masked: out }) },
     terminate: (reason: Process.ExitReason) => Effect.sync(() => void ended.push(reason))
-  })
-)
+  }
+  const waiting = payload === "wait"
+    ? Effect.sleep("5 seconds")
+    : payload === "tell"
+    ? room.send("joined")
+    : Effect.void
+  return Effect.as(waiting, handlers)
+})
 const Other = Channel.make("other")
 const OtherLive = Other.layer(() => Effect.succeed({}))
-const UserSocket = Socket.make("user_socket", { channels: [Room, Other] })
-const UserSocketLive = UserSocket.layer(({ headers, params, transport }) =>
-  params["token"] === "bad"
+const UserSocket = Socket.make("user_socket", { channels: [Room, Other], maxChannels: 3 })
+const infos: Array<Socket.ConnectInfo> = []
+const UserSocketLive = UserSocket.layer((info) => {
+  infos.push(info)
+  return info.params["token"] === "bad"
     ? Effect.fail(Socket.refuse("bad token"))
-    : Effect.succeed(Socket.accept({ id: `${String(params["vsn"])} ${transport} ${String(headers["x-a"])}` }))
-)
+    : Effect.succeed(Socket.accept({ id: "user_socket:1" }))
+})
 
-const sockets = Layer.mergeAll(RoomLive, OtherLive, UserSocketLive)
+class User extends Context.Service<User, { readonly id: string }>()("test/User") {}
+const Typed = Channel.make("typed:*", {
+  assigns: User,
+  join: { payload: Schema.Struct({ since: Schema.Finite }), success: Schema.Struct({ user: Schema.String }) },
+  incoming: {
+    add: {
+      payload: Schema.Struct({ a: Schema.Finite, b: Schema.Finite }),
+      success: Schema.Struct({ sum: Schema.Finite })
+    },
+    at: { payload: Schema.Struct({ date: Schema.Date }), success: Schema.Struct({ date: Schema.Date }) },
+    bytes: { payload: Channel.Bytes, success: Channel.Bytes },
+    quiet: {}
+  },
+  outgoing: { added: Schema.Struct({ sum: Schema.Finite, by: Schema.String }), raw: Channel.Bytes }
+})
+const TypedLive = Typed.layer((typed) =>
+  Effect.gen(function*() {
+    const { id } = yield* User
+    return {
+      reply: { user: id },
+      handleIn: {
+        add: ({ a, b }) => Effect.as(typed.broadcast("added", { sum: a + b, by: id }), { sum: a + b }),
+        at: ({ date }) => Effect.succeed({ date: new Date(date.getTime() + 1000) }),
+        bytes: (bytes) => Effect.as(typed.push("raw", bytes), bytes.toReversed()),
+        quiet: () => Effect.void
+      }
+    }
+  })
+)
+const TypedSocket = Socket.make("typed_socket", { channels: [Typed] })
+
+const sockets = Layer.mergeAll(RoomLive, OtherLive, TypedLive, UserSocketLive)
 const TestLive = sockets.pipe(Layer.provideMerge(ChannelTest.layer))
 const silent = Logger.layer([])
 
@@ -70,13 +119,83 @@ const failing = <A, E, R>(assertion: Effect.Effect<A, E, R>): Effect.Effect<Chan
 describe("connect", () => {
   it.effect("runs the socket's connect with the params and what is said of the client", () =>
     Effect.gen(function*() {
-      assert.strictEqual((yield* ChannelTest.connect(UserSocket)).id, "2.0.0 test undefined")
-      const socket = yield* ChannelTest.connect(UserSocket, { vsn: "x" }, {
-        headers: { "x-a": "b" },
-        transport: "wire"
+      infos.length = 0
+      assert.strictEqual((yield* ChannelTest.connect(UserSocket)).id, "user_socket:1")
+      yield* ChannelTest.connect(UserSocket, { a: { b: "c" } }, {
+        transport: "wire",
+        headers: { "user-agent": "phone" },
+        uri: { host: "example.com" },
+        peerData: { address: "10.0.0.1" },
+        session: { user: 1 },
+        authToken: "t",
+        custom: { region: "eu" }
       })
-      assert.strictEqual(socket.id, "x wire b")
+      assert.deepStrictEqual(infos, [{
+        params: { vsn: "2.0.0" },
+        transport: "test",
+        headers: {},
+        userAgent: undefined,
+        uri: { scheme: "http", host: "localhost", port: 80, path: "/socket/websocket", query: "" },
+        peerData: { address: "127.0.0.1", port: 50_000, sslCert: undefined },
+        session: undefined,
+        authToken: undefined,
+        custom: {}
+      }, {
+        params: { vsn: "2.0.0", a: { b: "c" } },
+        transport: "wire",
+        headers: { "user-agent": "phone" },
+        userAgent: "phone",
+        uri: { scheme: "http", host: "example.com", port: 80, path: "/socket/websocket", query: "" },
+        peerData: { address: "10.0.0.1", port: 50_000, sslCert: undefined },
+        session: { user: 1 },
+        authToken: "t",
+        custom: { region: "eu" }
+      }])
     }).pipe(Effect.provide(TestLive)))
+
+  it.effect("refuses a version that no serializer speaks, before connect is asked", () =>
+    Effect.gen(function*() {
+      infos.length = 0
+      yield* ChannelTest.assertRefused(
+        ChannelTest.connect(UserSocket, { vsn: "3.0.0" }),
+        "no serializer speaks vsn 3.0.0"
+      )
+      assert.deepStrictEqual(infos, [])
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("speaks V2 in place of a serializer that it does not know", () => {
+    const Packed = Socket.make("packed", {
+      channels: [Room],
+      serializers: [[{ ...Serializer.v2, name: "packed" }, "~> 9.0"]]
+    })
+    const PackedLive = Packed.layer(() => Effect.succeed(Socket.accept()))
+    return Effect.gen(function*() {
+      for (const params of [{}, { vsn: "9.1.0" }]) {
+        const channel = yield* ChannelTest.join(yield* ChannelTest.connect(Packed, params), Room, "room:1", [1])
+        assert.deepStrictEqual(channel.reply, [1])
+      }
+      yield* ChannelTest.assertRefused(ChannelTest.connect(Packed, { vsn: "2.0.0" }))
+    }).pipe(Effect.provide(Layer.mergeAll(RoomLive, PackedLive).pipe(Layer.provideMerge(ChannelTest.layer))))
+  })
+
+  it.effect("speaks V1 where it is told to", () =>
+    Effect.gen(function*() {
+      const socket = yield* ChannelTest.connect(UserSocket, { vsn: "1.0.0" })
+      const channel = yield* ChannelTest.subscribeAndJoin(socket, Room, "room:1", [1])
+      assert.deepStrictEqual(channel.reply, [1])
+      const ref = yield* ChannelTest.push(channel, "echo", 1)
+      yield* ChannelTest.assertReply(ref, "ok", 1)
+      yield* ChannelTest.push(channel, "push", [2])
+      // Only V2 asks for an object here, and only V2 knows the join_ref.
+      assert.deepStrictEqual(yield* ChannelTest.assertPush(channel, "pushed"), [2])
+      const again = yield* ChannelTest.join(socket, Room, "room:1")
+      yield* ChannelTest.assertClosed(channel)
+      yield* ChannelTest.push(again, "die")
+      yield* ChannelTest.assertCrashed(again)
+      const bytes = yield* Effect.exit(ChannelTest.push(again, "echo", new Uint8Array(1)))
+      assert(bytes._tag === "Failure")
+      assert.include(Cause.pretty(bytes.cause), "V1")
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
 
   it.effect("fails with the refusal", () =>
     Effect.gen(function*() {
@@ -99,23 +218,180 @@ describe("join", () => {
       yield* ChannelTest.assertPush(channel, "info", { message: "x" })
     }).pipe(Effect.provide(TestLive)))
 
-  it.effect("fails with what the client is told", () =>
+  it.effect("fails with what the client is told, and tells a refusal from a crash", () =>
     Effect.gen(function*() {
       const socket = yield* ChannelTest.connect(UserSocket)
-      const join = (topic: string, payload: unknown) =>
-        Effect.map(Effect.flip(ChannelTest.join(socket, Room, topic, payload)), ({ response }) => response)
-      assert.deepStrictEqual(yield* join("room:1", "refuse"), { reason: "no" })
-      assert.deepStrictEqual(yield* join("room:1", "die"), { reason: "join crashed" })
-      assert.deepStrictEqual(yield* join("nowhere", {}), { reason: "unmatched topic" })
+      const join = (topic: string, payload: unknown) => Effect.flip(ChannelTest.join(socket, Room, topic, payload))
+      const refused = yield* join("room:1", "refuse")
+      assert.deepStrictEqual([refused.code, refused.topic, refused.response], ["refused", "room:1", { reason: "no" }])
+      assert.isUndefined(refused.cause)
+      assert.include(refused.message, "the join of room:1 was refused; the client is told {\"reason\":\"no\"}")
+      const crashed = yield* join("room:1", "die")
+      assert.deepStrictEqual([crashed.code, crashed.response], ["crashed", { reason: "join crashed" }])
+      assert.include(String(crashed.cause), "boom at join")
+      const unmatched = yield* join("nowhere", {})
+      assert.deepStrictEqual([unmatched.code, unmatched.response], ["unmatched_topic", { reason: "unmatched topic" }])
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
+
+  it.effect("keeps the limits of a real connection", () =>
+    Effect.gen(function*() {
+      const socket = yield* ChannelTest.connect(UserSocket)
+      const channels = yield* Effect.forEach(["1", "2", "3"], (n) => ChannelTest.join(socket, Room, `room:${n}`))
+      const error = yield* Effect.flip(ChannelTest.join(socket, Room, "room:4"))
+      assert.deepStrictEqual([error.code, error.response], ["too_many_channels", {
+        reason: "too many channels joined"
+      }])
+      for (const channel of channels) yield* ChannelTest.assertReply(yield* ChannelTest.leave(channel), "ok")
+      yield* ChannelTest.join(socket, Room, "room:4")
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
+
+  it.effect("of a topic that is joined already closes the old channel, and what is sent to it is dropped", () =>
+    Effect.gen(function*() {
+      const old = yield* joined
+      yield* ChannelTest.push(old, "push", { to: "old" })
+      const channel = yield* ChannelTest.join(old.socket, Room, "room:1")
+      assert.notStrictEqual(old.pid, channel.pid)
+      yield* ChannelTest.assertClosed(old)
+      assert.deepStrictEqual(yield* Process.awaitExit(old.pid), Process.shutdown("duplicate_join"))
+      const stale = yield* ChannelTest.push(old, "echo", 1)
+      yield* ChannelTest.assertReply(yield* ChannelTest.push(channel, "echo", 2), "ok", 2)
+      for (const status of ["ok", "error"]) yield* ChannelTest.refuteReply(stale, status)
+      // What each of them was sent is not the other's.
+      yield* ChannelTest.push(channel, "push", { to: "new" })
+      yield* ChannelTest.assertPush(old, "pushed", { to: "old" })
+      yield* ChannelTest.refutePush(old, "pushed")
+      yield* ChannelTest.assertPush(channel, "pushed", { to: "new" })
+      yield* ChannelTest.refutePush(channel, "phx_close")
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("goes by the socket's routes where no channel is named", () =>
+    Effect.gen(function*() {
+      const socket = yield* ChannelTest.connect(UserSocket)
+      const channel = yield* ChannelTest.join(socket, "room:1", { a: 1 })
+      assert.deepStrictEqual(channel.reply, { a: 1 })
+      const other = yield* ChannelTest.subscribeAndJoin(socket, "other")
+      yield* ChannelTest.refuteBroadcast(other, "anything")
+      yield* ChannelTest.assertRefused(ChannelTest.join(socket, "nowhere"), { reason: "unmatched topic" })
     }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
 
   it.effect("says so when another channel serves the topic", () =>
     Effect.gen(function*() {
       const socket = yield* ChannelTest.connect(UserSocket)
       const error = yield* failing(ChannelTest.join(socket, Room, "other"))
-      assert.include(error.message, "other is served by another channel")
+      assert.include(error.message, "other is served by the channel other, not by room:*")
       assert.deepStrictEqual([error.expected, error.actual], ["room:*", "other"])
     }).pipe(Effect.provide(TestLive)))
+
+  it.effect("that takes time is forked, and the clock moved", () =>
+    Effect.gen(function*() {
+      const socket = yield* ChannelTest.connect(UserSocket)
+      const joining = yield* Effect.forkChild(ChannelTest.join(socket, Room, "room:1", "wait"), {
+        startImmediately: true
+      })
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual((yield* Fiber.join(joining)).topic, "room:1")
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("with subscription sees broadcasts from before the join on; refused, it leaves no subscription", () =>
+    Effect.gen(function*() {
+      const pubsub = yield* PubSub.PubSub
+      const socket = yield* ChannelTest.connect(UserSocket)
+      const channel = yield* ChannelTest.subscribeAndJoin(socket, Room, "room:1", "tell")
+      yield* ChannelTest.assertBroadcast(channel, "joined")
+      yield* ChannelTest.assertRefused(ChannelTest.subscribeAndJoin(socket, Room, "room:2", "refuse"))
+      assert.deepStrictEqual(pubsub.topics(), ["user_socket:1", "room:1"])
+    }).pipe(Effect.provide(TestLive)))
+})
+
+describe("socket", () => {
+  it.effect("connects without running connect, with the assigns it is given", () =>
+    Effect.gen(function*() {
+      const assigns = Context.make(User, { id: "ada" })
+      const ada = yield* ChannelTest.socket(TypedSocket, { id: "a", assigns })
+      const eve = yield* ChannelTest.socket(TypedSocket, { assigns: Context.make(User, { id: "eve" }) })
+      assert.deepStrictEqual([ada.id, eve.id], ["a", undefined])
+      const channel = yield* ChannelTest.join(ada, Typed, "typed:1", { since: 1 })
+      const other = yield* ChannelTest.join(eve, Typed, "typed:1", { since: 1 })
+      assert.deepStrictEqual([channel.reply.user, other.reply.user], ["ada", "eve"])
+      yield* ChannelTest.push(channel, "add", { a: 1, b: 2 })
+      const { sum } = yield* ChannelTest.assertPush(other, "added", { by: "ada" })
+      assert.strictEqual(sum, 3)
+      yield* PubSub.broadcast("a", { event: "disconnect" })
+      yield* ChannelTest.assertDisconnected(ada)
+      assert.isUndefined(eve.closeCode)
+    }).pipe(Effect.provide(TypedLive.pipe(Layer.provideMerge(ChannelTest.layer)))))
+})
+
+describe("a contract", () => {
+  const typed = Effect.gen(function*() {
+    const socket = yield* ChannelTest.socket(TypedSocket, { assigns: Context.make(User, { id: "ada" }) })
+    return yield* ChannelTest.subscribeAndJoin(socket, Typed, "typed:1", { since: 1 })
+  })
+
+  it.effect("types what travels: JSON and bytes", () =>
+    Effect.gen(function*() {
+      const channel = yield* typed
+      const at = yield* ChannelTest.push(channel, "at", { date: "2024-02-29T12:00:00.000Z" })
+      yield* ChannelTest.assertReply(at, "ok", { date: "2024-02-29T12:00:01.000Z" })
+      const bytes = yield* ChannelTest.push(channel, "bytes", new Uint8Array([1, 2]))
+      yield* ChannelTest.assertReply(bytes, "ok", new Uint8Array([2, 1]))
+      const raw: Uint8Array = yield* ChannelTest.assertPush(channel, "raw")
+      assert.deepStrictEqual(raw, new Uint8Array([1, 2]))
+      yield* ChannelTest.push(channel, "quiet")
+      yield* ChannelTest.broadcastFrom(channel, "added", { sum: 1, by: "eve" })
+      yield* ChannelTest.assertPush(channel, "added", ({ by, sum }) => by === "eve" && sum === 1)
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("is left behind by untyped, and by a join without the channel", () =>
+    Effect.gen(function*() {
+      const channel = yield* typed
+      const any = ChannelTest.untyped(channel)
+      yield* ChannelTest.assertReply(yield* ChannelTest.push(any, "add", { a: "x" }), "error", {
+        reason: "invalid payload"
+      })
+      yield* ChannelTest.assertReply(yield* ChannelTest.push(any, "no such event"), "error", {
+        reason: "unmatched event"
+      })
+      yield* ChannelTest.assertRefused(ChannelTest.join(channel.socket, "typed:2", {}), { reason: "invalid payload" })
+    }).pipe(Effect.provide(TestLive)))
+
+  it("is checked by the compiler", () => {
+    const unused = Effect.gen(function*() {
+      const channel = yield* typed
+      // @ts-expect-error the assigns are missing
+      yield* ChannelTest.socket(TypedSocket)
+      // @ts-expect-error assigns of another kind
+      yield* ChannelTest.socket(TypedSocket, { assigns: Context.empty() })
+      yield* ChannelTest.socket(UserSocket)
+      yield* ChannelTest.socket(UserSocket, { id: "x" })
+      // @ts-expect-error the payload of the join is missing
+      yield* ChannelTest.join(channel.socket, Typed, "typed:1")
+      // @ts-expect-error another payload
+      yield* ChannelTest.join(channel.socket, Typed, "typed:1", { since: "1" })
+      // @ts-expect-error the reply has no such part
+      assert.isUndefined(channel.reply.name)
+      // @ts-expect-error an event that is not declared
+      yield* ChannelTest.push(channel, "sub", {})
+      // @ts-expect-error the payload is missing
+      yield* ChannelTest.push(channel, "add")
+      // @ts-expect-error another payload
+      yield* ChannelTest.push(channel, "add", { a: 1, b: "2" })
+      const ref = yield* ChannelTest.push(channel, "add", { a: 1, b: 2 })
+      // @ts-expect-error the reply has no such part
+      yield* ChannelTest.assertReply(ref, "ok", { product: 1 })
+      // @ts-expect-error an event that is not declared
+      yield* ChannelTest.assertPush(channel, "add")
+      // @ts-expect-error another type
+      yield* ChannelTest.refutePush(channel, "added", { sum: "1" })
+      // @ts-expect-error an event that is not declared
+      yield* ChannelTest.assertBroadcast(channel, "subtracted")
+      // @ts-expect-error a payload that lacks something
+      yield* ChannelTest.broadcastFrom(channel, "added", { sum: 1 })
+      const any: ChannelTest.TestChannel = channel
+      yield* ChannelTest.push(any, "anything", [1])
+    })
+    assert.isTrue(Effect.isEffect(unused))
+  })
 })
 
 describe("assertReply and assertPush", () => {
@@ -153,15 +429,47 @@ describe("assertReply and assertPush", () => {
         (expected) => failing(ChannelTest.assertReply(ref, "ok", expected)),
         { concurrency: "unbounded" }
       )
-      assert.include(first?.message, `no reply ok to ${ref.ref}`)
-      assert.include(first?.message, "\"response\":{\"a\":1}")
-      assert.deepStrictEqual(first?.expected, { a: 2 })
+      assert.include(first?.message, `no reply ok to ${ref.ref} on room:1 with {"a":2}`)
+      assert.include(first?.message, `room:1: reply ok to ${ref.ref} {"a":1}`)
+      assert.deepStrictEqual(first?.expected, { reply: ref.ref, status: "ok", payload: { a: 2 } })
+      assert.deepStrictEqual(first?.actual, { reply: ref.ref, status: "ok", payload: { a: 1 } })
       assert.strictEqual(others.length, wrong.length - 1)
       const status = yield* failing(ChannelTest.assertReply(ref, "error"))
       assert.include(status.message, "no reply error")
       const push = yield* failing(ChannelTest.assertPush(channel, "nothing"))
       assert.include(push.message, "no push of nothing")
+      assert.include(push.message, `room:1: reply ok to ${ref.ref} {"a":1}`)
       yield* ChannelTest.assertReply(ref, "ok", { a: 1 })
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("fail where the test makes them, with the crash that explains it", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const ref = yield* ChannelTest.push(channel, "unknown")
+      const error = yield* failing(ChannelTest.assertReply(ref, "ok"))
+      assert.include(error.message, "room:1: phx_error {\"reason\":\"channel_crash\"}")
+      assert.include(error.message, "room:1 has crashed: Error: boom at unknown")
+      const frames = (error.stack ?? "").slice(`AssertionError: ${error.message}\n`.length).split("\n")
+      assert.include(frames[0], "ChannelTest.test.ts")
+      yield* ChannelTest.drop(channel.socket)
+      assert.include(
+        (yield* failing(ChannelTest.assertPush(channel, "x"))).message,
+        "The connection is closed, with 1012"
+      )
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
+
+  it.effect("show several candidates, and all that is there where none resembles", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      for (const n of [1, 2]) yield* ChannelTest.push(channel, "push", { n })
+      const [several, none] = yield* Effect.all([
+        failing(ChannelTest.assertPush(channel, "pushed", { n: 3 })),
+        failing(ChannelTest.assertPush(channel, "other"))
+      ], { concurrency: "unbounded" })
+      const both = [1, 2].map((n) => ({ event: "pushed", payload: { n } }))
+      assert.deepStrictEqual(several?.actual, both)
+      assert.deepStrictEqual(several?.expected, { event: "pushed", payload: { n: 3 } })
+      assert.deepStrictEqual(none?.actual, both)
     }).pipe(Effect.provide(TestLive)))
 
   it.effect("know bytes", () =>
@@ -274,15 +582,78 @@ describe("endings", () => {
       yield* ChannelTest.assertReply(ref, "error", { reason: "unmatched topic" })
     }).pipe(Effect.provide(TestLive)))
 
-  it.effect("close waits until the channel has ended with closed, and is harmless afterwards", () =>
+  it.effect("close waits until the channel has ended with closed, unheard by the client, and harmless afterwards", () =>
     Effect.gen(function*() {
       const channel = yield* joined
+      const other = yield* ChannelTest.join(channel.socket, Room, "room:2")
+      const last = yield* ChannelTest.push(channel, "echo", 1)
       yield* ChannelTest.close(channel)
       assert.deepStrictEqual(ended, [Process.shutdown("closed")])
       assert.isFalse(yield* Process.alive(channel.pid))
+      // What was sent before is handled before.
+      yield* ChannelTest.assertReply(last, "ok", 1)
+      for (const event of ["phx_close", "phx_error"]) yield* ChannelTest.refutePush(channel, event)
       yield* ChannelTest.close(channel)
-      yield* ChannelTest.leave(channel)
+      yield* ChannelTest.assertReply(yield* ChannelTest.leave(channel), "ok")
+      yield* ChannelTest.assertReply(yield* ChannelTest.push(other, "echo", 1), "ok", 1)
+      yield* ChannelTest.join(channel.socket, Room, "room:1")
+      assert.deepStrictEqual(ended, [Process.shutdown("closed")])
     }).pipe(Effect.provide(TestLive)))
+
+  it.effect("close kills a channel that does not end in time, without terminate", () =>
+    Effect.gen(function*() {
+      for (const [timeout, millis] of [[undefined, 5000], ["1 second", 1000]] as const) {
+        const channel = yield* joined
+        yield* ChannelTest.push(channel, "hang")
+        const closing = yield* Effect.forkChild(ChannelTest.close(channel, timeout), { startImmediately: true })
+        yield* TestClock.adjust(millis - 1)
+        assert.isTrue(yield* Process.alive(channel.pid))
+        yield* TestClock.adjust(1)
+        yield* Fiber.join(closing)
+        assert.deepStrictEqual(yield* Process.awaitExit(channel.pid), Process.killed)
+        assert.deepStrictEqual(ended, [])
+      }
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("assertClosed and assertCrashed tell a stop from a crash, and leave is harmless after both", () =>
+    Effect.gen(function*() {
+      const stopped = yield* joined
+      const crashing = yield* ChannelTest.join(stopped.socket, Room, "room:2")
+      yield* ChannelTest.push(stopped, "stop")
+      yield* ChannelTest.push(crashing, "die")
+      yield* ChannelTest.refutePush(stopped, "phx_error")
+      yield* ChannelTest.refutePush(crashing, "phx_close")
+      yield* ChannelTest.assertClosed(stopped)
+      assert.deepStrictEqual(yield* Process.awaitExit(stopped.pid), Process.normal)
+      const reason = yield* ChannelTest.assertCrashed(crashing)
+      assert(reason._tag === "Crash")
+      assert.include(Cause.pretty(reason.cause), "boom at die")
+      for (const channel of [stopped, crashing]) {
+        yield* ChannelTest.assertReply(yield* ChannelTest.leave(channel), "ok")
+      }
+      const missing = [stopped, crashing].flatMap((channel) => [
+        Effect.asVoid(ChannelTest.assertClosed(channel)),
+        Effect.asVoid(ChannelTest.assertCrashed(channel))
+      ])
+      yield* Effect.forEach(missing, failing, { concurrency: "unbounded" })
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
+
+  it.effect("assertRefused wants a refusal: neither a welcome, nor a crash, nor another reason", () =>
+    Effect.gen(function*() {
+      const bad = ChannelTest.connect(UserSocket, { token: "bad" })
+      assert.strictEqual(yield* ChannelTest.assertRefused(bad), "bad token")
+      yield* ChannelTest.assertRefused(bad, "bad token")
+      const other = yield* failing(ChannelTest.assertRefused(bad, "expired"))
+      assert.deepStrictEqual([other.expected, other.actual], ["expired", "bad token"])
+      assert.include(
+        (yield* failing(ChannelTest.assertRefused(ChannelTest.connect(UserSocket)))).message,
+        "not refused"
+      )
+      const socket = yield* ChannelTest.connect(UserSocket)
+      const crash = yield* Effect.exit(ChannelTest.assertRefused(ChannelTest.join(socket, Room, "room:1", "die")))
+      assert(crash._tag === "Failure")
+      assert.include(Cause.pretty(crash.cause), "the join of room:1 crashed")
+    }).pipe(Effect.provide(TestLive), Effect.provide(silent)))
 
   it.effect("drop ends the connection and all its channels", () =>
     Effect.gen(function*() {
@@ -301,7 +672,7 @@ describe("endings", () => {
       yield* PubSub.broadcast(socket.id ?? "", { event: "disconnect" })
       const wrong = yield* failing(ChannelTest.assertDisconnected(socket, 1012))
       assert.deepStrictEqual([wrong.expected, wrong.actual], [1012, 1001])
-      yield* ChannelTest.assertDisconnected(socket, 1001)
+      yield* ChannelTest.assertDisconnected(socket)
     }).pipe(Effect.provide(TestLive)))
 })
 

@@ -353,6 +353,18 @@ describe("V2 binary frames", () => {
     assert.include(result.failure.message, "join_ref takes 256 bytes")
   })
 
+  it("refuse what a client has escaped as half of a character, and take whole ones", () => {
+    const frame = (escaped: string) => `["1","1","t","e",{"a":"${escaped}"}]`
+    for (
+      const half of ["\\ud800", "\\uDC00", "\\ud800x", "\\ud83d\\ud83d\\ude00", "\\ude00\\ud83d", "\\ud83d\\n\\ude00"]
+    ) {
+      assert.strictEqual(codeOf(v2.decode(frame(half), "text")), "invalid_utf8", half)
+    }
+    for (const whole of ["\\ud83d\\ude00", "\\\\ud800", "\\u0041", "\\\\\\ud83d\\ude00"]) {
+      assert.strictEqual(codeOf(v2.decode(frame(whole), "text")), undefined, whole)
+    }
+  })
+
   it("refuse lone surrogates, which UTF-8 cannot say", () => {
     assert.strictEqual(codeOf(v2.fastlane(broadcast("\ud800", "e", abc))), "invalid_field")
   })

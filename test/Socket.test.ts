@@ -11,10 +11,12 @@ import * as Socket from "../src/Socket.ts"
 
 const silent = Logger.layer([])
 
+/** What is logged but for connects and joins. */
 const capture = () => {
   const lines: Array<{ level: string; message: unknown; annotations: Readonly<Record<string, unknown>> }> = []
   const layer = Logger.layer([
     Logger.make(({ fiber, logLevel, message }) => {
+      if (logLevel === "Info") return
       const text = Array.isArray(message) ? message[0] : message
       lines.push({ level: logLevel, message: text, annotations: fiber.getRef(References.CurrentLogAnnotations) })
     })
@@ -98,7 +100,7 @@ const open = Effect.fnUntraced(function*(
   /** Sends a frame; what comes back. */
   const send = (...frame: ReadonlyArray<unknown>) =>
     Effect.andThen(Effect.sync(() => server.receive(JSON.stringify(frame))), take)
-  return { server, codes, send, take, endAll: acceptor.endAll }
+  return { server, codes, send, take, drain: acceptor.drain }
 })
 
 const ok = (joinRef: unknown, ref: unknown, topic: unknown, response: unknown = {}) =>
@@ -550,11 +552,11 @@ describe("the end of a connection", () => {
       assert.deepStrictEqual(ended, [["room:1", Process.shutdown("closed")]])
     }).pipe(Effect.provide(live)))
 
-  it.effect("endAll closes every connection with 1012, and waits until the channels have ended", () =>
+  it.effect("a drain closes every connection with 1012, and waits until the channels have ended", () =>
     Effect.gen(function*() {
       const a = yield* open()
       yield* a.send("1", "1", "room:1", "phx_join", {})
-      yield* a.endAll(Process.shutdown("draining"))
+      yield* a.drain
       assert.deepStrictEqual(a.codes, [1012])
       assert.deepStrictEqual(ended, [["room:1", Process.shutdown("draining")]])
     }).pipe(Effect.provide(live)))
@@ -724,13 +726,8 @@ describe("connect", () => {
       assert.strictEqual(refused.reason, "bad token")
       const client = yield* ChannelTest.connect(Plain, { token: "good" }, { headers: { "x-a": "b" } })
       assert.strictEqual(client.id, "id")
-      assert.deepStrictEqual(seen[1], {
-        params: { vsn: "2.0.0", token: "good" },
-        transport: "test",
-        headers: { "x-a": "b" },
-        uri: "/",
-        remoteAddress: undefined
-      })
+      assert.deepStrictEqual(seen[1]?.params, { vsn: "2.0.0", token: "good" })
+      assert.deepStrictEqual(seen[1]?.headers, { "x-a": "b" })
       assert.strictEqual(built, 1)
     }).pipe(Effect.provide(layer))
   })

@@ -138,7 +138,7 @@ describe("a room", () => {
         reason: "invalid payload",
         errors: [{ path: ["body"] }]
       })
-      const ref = yield* ChannelTest.push(ada, "message:delete", { id: 1 })
+      const ref = yield* ChannelTest.push(ChannelTest.untyped(ada), "message:delete", { id: 1 })
       yield* ChannelTest.assertReply(ref, "error", { reason: "unmatched event" })
       yield* ChannelTest.refuteBroadcast(ada, "message:new")
       assert.deepStrictEqual(yield* Chat.use((chat) => chat.recent("general")), [])

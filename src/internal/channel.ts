@@ -3,7 +3,7 @@ import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
-import { about, brief, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
+import { brief, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
 import {
   ChannelError,
   type Compiled,
@@ -13,20 +13,14 @@ import {
   orThrow,
   refusal
 } from "./contract.ts"
+import { formatDuration } from "./filterParameters.ts"
 import * as process from "./process.ts"
-import { Answer, noReply, type Outlet, SocketRef } from "./reply.ts"
-
-/** What a channel needs of the connection it belongs to. */
-export interface Connection extends Outlet {
-  readonly id: string | undefined
-  readonly pubsub: PubSub.PubSub["Service"]
-  /** The channel ends as it wants to: the client is told before `terminate` runs. */
-  readonly channelClosing: (channel: ChannelServer) => void
-  readonly channelEnded: (channel: ChannelServer) => void
-}
+import { Answer, noReply, SocketRef } from "./reply.ts"
+import type { Level } from "./report.ts"
+import { type Definition, type Place, Served, type Settings as ServedSettings } from "./served.ts"
 
 /** The erased form of `Channel.Handlers`. */
-export interface Handlers {
+export interface Handlers extends process.SignalHandlers {
   readonly reply?: unknown
   readonly handleIn?: HandleIn | Readonly<Record<string, (payload: unknown) => Effect.Effect<unknown, unknown>>>
   readonly handleUndeclared?: HandleIn
@@ -38,17 +32,29 @@ type HandleIn = (event: string, payload: unknown) => Effect.Effect<unknown, unkn
 
 export type Join = (self: ChannelServer, payload: unknown) => Effect.Effect<Handlers | void, unknown>
 
-/** A channel as its Layer provides it: what to do at a join, and the services to do it with. */
-export interface Definition {
-  readonly pattern: string
+/** What is the same for all channels of a definition. */
+export interface Settings extends ServedSettings {
   readonly contract: Compiled
   readonly join: Join
-  readonly context: Context.Context<never>
-  readonly options: { readonly shutdown: number }
+  readonly logHandleIn: Level
+}
+
+/** The definition of a channel that is a {@link ChannelServer}. */
+export const define = (pattern: string, context: Context.Context<never>, settings: Settings): Definition => {
+  const definition: Definition = {
+    pattern,
+    context,
+    open: (place, message, topic) => new ChannelServer(definition, settings, place, message, topic)
+  }
+  return definition
 }
 
 /** The name of an event. What is no name is taken as the JSON it came as, which no handler is called. */
 const nameOf = ({ event }: Message.Inbound): string => typeof event === "string" ? event : JSON.stringify(event)
+
+/** Without a contract an error of the application, a database's say, is nothing to tell a client. */
+const isAnswer = (codec: CompiledEvent | undefined, error: unknown): boolean =>
+  codec !== undefined || !(error instanceof Error)
 
 /** Undefined for bytes on their way to a client whose version of the protocol has no binary frames. */
 const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame | undefined => {
@@ -63,17 +69,11 @@ const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): F
  * The process of one joined channel of one connection (Phoenix.Channel.Server). It is also what user code is given as
  * the channel, and a subscriber of its topic: one object for all three.
  */
-export class ChannelServer implements process.Behaviour {
-  readonly topic: string
-  readonly joinRef: Message.Ref
-  readonly connection: Connection
-  readonly definition: Definition
-  readonly process: process.Process
-  joined = false
+export class ChannelServer extends Served {
+  readonly settings: Settings
   /** The join message's ref serves as join_ref in pushes and replies where the client gave none. */
   private readonly ownRef: Message.Ref
-  private handlers: Handlers = {}
-  private joinDone: ((exit: Exit.Exit<unknown, unknown>) => void) | undefined = undefined
+  protected handlers: Handlers = {}
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
   private early: Array<Frame> | undefined = undefined
@@ -82,60 +82,31 @@ export class ChannelServer implements process.Behaviour {
 
   constructor(
     definition: Definition,
-    connection: Connection,
-    system: process.System,
-    parent: process.Parent,
-    context: Context.Context<never>,
+    settings: Settings,
+    place: Place,
     message: Message.Inbound,
     topic: string
   ) {
-    this.definition = definition
-    this.connection = connection
-    this.topic = topic
-    this.joinRef = message.joinRef
-    this.ownRef = message.joinRef ?? message.ref
-    this.process = new process.Process(system, parent, context, {
-      ...process.defaultOptions,
-      label: `channel ${brief(topic)}`,
-      shutdown: definition.options.shutdown,
-      annotate: (message) => ({ topic: brief(topic), ...about(message) })
-    })
-  }
-
-  get pid(): Process.Pid<unknown> {
-    return Process.toPid(this.process)
-  }
-
-  get socketId(): string | undefined {
-    return this.connection.id
+    super(definition, settings, place, message, topic)
+    this.settings = settings
+    const { joinRef, ref } = message
+    this.ownRef = joinRef === false ? ref : joinRef ?? ref
   }
 
   // --- the join -----------------------------------------------------------------------------------------------------
 
-  /** Has the process join; `done` is called before anything else of the channel can reach the client. */
-  start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
-    this.joinDone = done
-    this.process.start(Exit.succeed(this), () => {})
-    this.process.push(new JoinRequest(payload))
-    // Its turn now and not in the run queue: most joins are done at once, and the connection waits for this one.
-    this.process.run()
-  }
-
-  private afterJoin(exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+  private afterJoin(request: JoinRequest, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
     if (exit._tag === "Failure") {
       if (onlyFailure(exit.cause) === undefined) return exit
-      // Refused: the client has its answer before the process ends.
-      this.answerJoin(exit)
-      this.process.stop(process.shutdown())
+      this.refuse(request, exit)
       return Exit.void
     }
     const handlers = exit.value as Handlers
-    const codec = this.definition.contract.join
+    const codec = this.settings.contract.join
     const { reply } = handlers
     const response = reply === undefined ? {} : codec === undefined ? reply : orThrow(codec.encodeSuccess(reply))
     this.handlers = handlers
-    this.joined = true
-    this.answerJoin(Exit.succeed(response))
+    this.accept(request, response)
     const early = this.early
     this.early = undefined
     if (early !== undefined) { for (const frame of early) this.connection.send(frame) }
@@ -143,26 +114,13 @@ export class ChannelServer implements process.Behaviour {
     return Exit.void
   }
 
-  /** The channel ends after what it has been sent; with a handler that does not return, after its shutdown time. */
-  connectionEnded(reason: process.ExitReason): void {
-    const { options, status, system } = this.process
-    this.process.push(new ConnectionEnded(reason))
-    if (status === "idle") return
-    const timer = system.timers.after(options.shutdown, () => this.process.quit(reason))
-    this.process.watch(timer, { ended: () => system.timers.cancel(timer) })
-  }
-
-  private answerJoin(exit: Exit.Exit<unknown, unknown>): void {
-    const done = this.joinDone
-    this.joinDone = undefined
-    done?.(exit)
-  }
-
   // --- the mailbox --------------------------------------------------------------------------------------------------
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
-    if (message instanceof Incoming) return this.handleIn(message.message)
-    if (message instanceof JoinRequest) return join(this, message.payload)
+    if (message instanceof Incoming) return this.handleIncoming(message.message)
+    if (message instanceof JoinRequest) {
+      return this.traced("channels.join", undefined, () => join(this, message.payload))
+    }
     if (message instanceof Intercepted) return this.handleOut(message.broadcast)
     if (message instanceof ConnectionEnded) {
       this.process.stop(message.reason)
@@ -174,14 +132,19 @@ export class ChannelServer implements process.Behaviour {
     )
   }
 
-  private handleIn(message: Message.Inbound): Effect.Effect<unknown, unknown> {
+  private handleIncoming(message: Message.Inbound): Effect.Effect<unknown, unknown> {
     if (message.event === "phx_leave") {
       this.answer(message, "ok", {})
       this.finish(process.shutdown("left"))
       return Effect.void
     }
+    this.startedAt = this.process.system.nanos
     const event = nameOf(message)
-    const { incoming } = this.definition.contract
+    return this.traced("channels.handle_in", event, () => this.handleIn(message, event))
+  }
+
+  private handleIn(message: Message.Inbound, event: string): Effect.Effect<unknown, unknown> {
+    const { incoming } = this.settings.contract
     const { handleIn, handleUndeclared } = this.handlers
     this.incoming = message
     if (incoming === undefined) {
@@ -190,38 +153,49 @@ export class ChannelServer implements process.Behaviour {
     const codec = incoming.get(event)
     if (codec === undefined) return handleUndeclared?.(event, message.payload) ?? this.unmatched(message)
     const payload = codec.decode(message.payload)
-    if (payload._tag === "Failure") return this.refuse(message, refusal(payload.cause))
+    if (payload._tag === "Failure") return this.answerError(message, refusal(payload.cause))
     const handler = typeof handleIn === "object" ? handleIn[event] : undefined
     return handler?.(payload.value) ?? this.unmatched(message)
   }
 
-  private unmatched(message: Message.Inbound): Effect.Effect<void> {
-    return this.refuse(message, { reason: "unmatched event" })
+  private unmatched(message: Message.Inbound): Effect.Effect<Answer> {
+    return this.answerError(message, { reason: "unmatched event" })
   }
 
   /** Answers in place of a handler. */
-  private refuse(message: Message.Inbound, response: unknown): Effect.Effect<void> {
+  private answerError(message: Message.Inbound, response: unknown): Effect.Effect<Answer> {
     this.answer(message, "error", response)
     this.incoming = undefined
-    return Effect.void
+    return Effect.succeed(new Answer("error", response))
   }
 
   /** Turns the outcome of handleIn into a reply; there is no fiber left to do so when the handler had none. */
   complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
-    if (message instanceof JoinRequest) return this.afterJoin(exit)
+    if (message instanceof JoinRequest) return this.afterJoin(message, exit)
     const incoming = this.incoming
     if (incoming === undefined || !(message instanceof Incoming)) return exit
     this.incoming = undefined
-    const codec = this.definition.contract.incoming?.get(nameOf(incoming))
+    const nanos = this.process.system.nanos - this.startedAt
+    this.meter.handleInDuration.observe(nanos / 1e6)
+    const codec = this.codecOf(incoming)
     if (exit._tag === "Success") {
+      this.reportHandled(incoming, nanos)
       this.answerWith(incoming, codec, exit.value)
       return exit
     }
     const failure = onlyFailure(exit.cause)
-    // Without a contract an error of the application, a database's say, is nothing to tell a client.
-    if (failure === undefined || (codec === undefined && failure.error instanceof Error)) return exit
+    if (failure === undefined || !isAnswer(codec, failure.error)) return exit
+    this.reportHandled(incoming, nanos)
     this.answer(incoming, "error", codec === undefined ? failure.error : orThrow(codec.encodeError(failure.error)))
     return Exit.void
+  }
+
+  private codecOf(message: Message.Inbound): CompiledEvent | undefined {
+    return this.settings.contract.incoming?.get(nameOf(message))
+  }
+
+  protected isAnswer(error: unknown): boolean {
+    return isAnswer(this.incoming && this.codecOf(this.incoming), error)
   }
 
   private answerWith(incoming: Message.Inbound, codec: CompiledEvent | undefined, value: unknown): void {
@@ -235,7 +209,7 @@ export class ChannelServer implements process.Behaviour {
 
   private handleOut(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
     const { handleOut } = this.handlers
-    const payload = this.definition.contract.outgoing?.get(broadcast.event)?.decode(broadcast.payload)
+    const payload = this.settings.contract.outgoing?.get(broadcast.event)?.decode(broadcast.payload)
     if (payload?._tag === "Failure") return payload
     return handleOut?.[broadcast.event]?.(payload === undefined ? broadcast.payload : payload.value) ?? Effect.void
   }
@@ -245,18 +219,12 @@ export class ChannelServer implements process.Behaviour {
     return this.handlers.terminate?.(reason) ?? Effect.void
   }
 
-  ended(reason: process.ExitReason): void {
-    // The join did not come to its end: it crashed, or the process was ended from outside.
-    this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
-    this.connection.channelEnded(this)
-  }
-
   // --- the topic ----------------------------------------------------------------------------------------------------
 
   /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
   deliver(message: unknown, delivery: PubSub.Delivery): void {
     if (!Message.isBroadcast(message)) this.process.push(message)
-    else if (this.definition.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
+    else if (this.settings.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
     else {
       const frame = delivery.memo(this.connection.serializer, message, encodeFastlane)
       if (frame === undefined) return
@@ -270,12 +238,13 @@ export class ChannelServer implements process.Behaviour {
   push(event: string, payload: unknown): Effect.Effect<void> {
     return Effect.sync(() => {
       this.assertJoined("push")
+      this.meter.pushes++
       const message = Message.message(
         this.ownRef,
         null,
         this.topic,
         event,
-        encodeOutgoing(this.definition.contract, event, payload)
+        encodeOutgoing(this.settings.contract, event, payload)
       )
       this.connection.send(Result.getOrThrow(this.connection.serializer.encode(message)))
     })
@@ -292,7 +261,8 @@ export class ChannelServer implements process.Behaviour {
   private publish(event: string, payload: unknown, from: Process.Pid | undefined): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.assertJoined("broadcast")
-      const broadcast = Message.broadcast(this.topic, event, encodeOutgoing(this.definition.contract, event, payload))
+      this.meter.broadcasts++
+      const broadcast = Message.broadcast(this.topic, event, encodeOutgoing(this.settings.contract, event, payload))
       return Effect.orDie(this.connection.pubsub.broadcast(this.topic, broadcast, from))
     })
   }
@@ -348,8 +318,18 @@ export class ChannelServer implements process.Behaviour {
   }
 
   private answer(to: Message.Inbound, status: string, payload: unknown): void {
+    this.meter.replies++
     const reply = Message.reply(this.ownRef, to.ref, this.topic, status, payload)
     this.connection.send(Result.getOrThrow(this.connection.serializer.encode(reply)))
+  }
+
+  private reportHandled(message: Message.Inbound, nanos: number): void {
+    const { definition, settings, topic } = this
+    const line = () => {
+      const duration = formatDuration(nanos)
+      return `HANDLED ${brief(nameOf(message))} INCOMING ON ${brief(topic)} (${definition.pattern}) in ${duration}`
+    }
+    this.report(settings.logHandleIn, line, message.payload)
   }
 
   private assertJoined(action: string): void {
@@ -363,7 +343,7 @@ export class ChannelServer implements process.Behaviour {
 
 /** Outside of the class: a function with a body of its own for every channel would cost each of them its memory. */
 const join = Effect.fnUntraced(function*(self: ChannelServer, payload: unknown) {
-  const { contract, join } = self.definition
+  const { contract, join } = self.settings
   const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
   if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
   const handlers = yield* Effect.catch(join(self, decoded.value), (error) => {

@@ -1,13 +1,14 @@
-import { Cause, Context, Effect, Exit, Result } from "effect"
+import { Cause, Context, Effect, Exit, Result, type Tracer } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import { DecodeError, type Frame, type Serializer } from "../Serializer.ts"
-import { ChannelServer, type Connection, type Definition } from "./channel.ts"
-import { brief, Incoming } from "./channelMessage.ts"
+import { brief } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
+import type { ChannelMeter, SocketMeter, TransportMeter } from "./meter.ts"
 import * as process from "./process.ts"
+import type { Connection, Definition, Served } from "./served.ts"
 
 /** The wire under a socket: a WebSocket, a long-poll session, a test. */
 export interface Transport {
@@ -20,24 +21,35 @@ export interface Transport {
 /** Everything that the sockets of one mount share. */
 export interface Runtime {
   readonly name: string
-  readonly channels: ReadonlyArray<Definition>
+  readonly routes: ReadonlyArray<Route>
   readonly maxChannels: number
   readonly system: process.System
   readonly pubsub: PubSub.PubSub["Service"]
   readonly socketGroup: Group
   readonly channelGroup: Group
   readonly context: Context.Context<never>
+  readonly meter: SocketMeter
+  /** Whether somebody looks at spans. */
+  readonly tracing: boolean
+}
+
+/** A channel of a socket. */
+export interface Route {
+  readonly definition: Definition
+  readonly meter: ChannelMeter
 }
 
 /** What `connect` decided about a client. */
 export interface Client {
   readonly id: string | undefined
   readonly assigns: Context.Context<never>
+  /** The span of the connect, to which those of joins and messages belong. */
+  readonly span?: Tracer.AnySpan | undefined
 }
 
 class ChannelDown {
-  readonly channel: ChannelServer
-  constructor(channel: ChannelServer) {
+  readonly channel: Served
+  constructor(channel: Served) {
     this.channel = channel
   }
 }
@@ -49,7 +61,7 @@ class WireClosed {
   }
 }
 
-/** The WebSocket close code for each way in which a socket ends. Clients reconnect after all of them but 1000. */
+/** The WebSocket close code for each way in which a socket ends. Older clients do not come back after 1000. */
 export const closeCode = (reason: process.ExitReason): number => {
   switch (reason._tag) {
     case "Normal":
@@ -67,11 +79,13 @@ export class SocketServer implements process.Behaviour, Connection {
   readonly id: string | undefined
   readonly serializer: Serializer
   readonly process: process.Process
-  private readonly runtime: Runtime
-  private readonly transport: Transport
+  readonly runtime: Runtime
+  readonly transport: Transport
+  readonly meter: TransportMeter
+  readonly span: Tracer.AnySpan | undefined
   private readonly assigns: Context.Context<never>
-  private readonly joined = new Map<string, ChannelServer>()
-  private joining: ChannelServer | undefined = undefined
+  private readonly joined = new Map<string, Served>()
+  private joining: Served | undefined = undefined
 
   constructor(runtime: Runtime, transport: Transport, serializer: Serializer, client: Client) {
     this.runtime = runtime
@@ -79,6 +93,9 @@ export class SocketServer implements process.Behaviour, Connection {
     this.serializer = serializer
     this.id = client.id
     this.assigns = client.assigns
+    this.span = runtime.tracing ? client.span : undefined
+    this.meter = runtime.meter.transport(transport.name)
+    this.meter.connections++
     this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, {
       ...process.defaultOptions,
       label: `socket ${client.id ?? runtime.name}`
@@ -97,8 +114,27 @@ export class SocketServer implements process.Behaviour, Connection {
     return this.runtime.pubsub
   }
 
-  get channels(): ReadonlyMap<string, ChannelServer> {
+  get traced(): boolean {
+    return this.runtime.tracing
+  }
+
+  get channels(): ReadonlyMap<string, Served> {
     return this.joined
+  }
+
+  /** The channels, also the one that is being joined. */
+  list(): ReadonlyArray<{
+    readonly pid: Process.Pid<unknown>
+    readonly topic: string
+    readonly channel: string
+    readonly status: "joining" | "joined" | "leaving"
+  }> {
+    return [...this.joined.values(), ...this.joining === undefined ? [] : [this.joining]].map((channel) => ({
+      pid: channel.pid,
+      topic: channel.topic,
+      channel: channel.definition.pattern,
+      status: channel === this.joining ? "joining" : channel.process.status === "ending" ? "leaving" : "joined"
+    }))
   }
 
   /** A frame has come in. */
@@ -134,6 +170,7 @@ export class SocketServer implements process.Behaviour, Connection {
 
   /** What is no message ends the connection. The line in the log says why, and nothing of what was sent. */
   private malformed({ code, message }: DecodeError): Effect.Effect<void> {
+    this.meter.malformed++
     this.process.stop(process.crash(Cause.die(new DecodeError({ code, message }))))
     return Effect.logError(`malformed frame: ${message}`).pipe(
       Effect.annotateLogs({ process: this.process.label, code })
@@ -149,7 +186,7 @@ export class SocketServer implements process.Behaviour, Connection {
         if (event === "phx_join") return this.rejoin(channel, message, topic)
         // What is left over from an earlier join of the topic is dropped without a word.
         if (message.joinRef === null || sameRef(message.joinRef, channel.joinRef)) {
-          channel.process.push(new Incoming(message))
+          channel.receive(message)
         }
         return Effect.void
       }
@@ -171,10 +208,10 @@ export class SocketServer implements process.Behaviour, Connection {
   // --- joining ------------------------------------------------------------------------------------------------------
 
   /** Starts the channel; no other frame is looked at until its join is done. */
-  private join(message: Message.Inbound, topic: string, replaced: ChannelServer | undefined): Effect.Effect<unknown> {
+  private join(message: Message.Inbound, topic: string, replaced: Served | undefined): Effect.Effect<unknown> {
     const { runtime } = this
-    const definition = runtime.channels.find((channel) => matches(channel.pattern, topic))
-    if (definition === undefined) {
+    const route = runtime.routes.find(({ definition }) => matches(definition.pattern, topic))
+    if (route === undefined) {
       return Effect.andThen(
         Effect.logWarning("join of a topic that no channel serves").pipe(
           Effect.annotateLogs({ socket: runtime.name, topic: brief(topic) })
@@ -188,8 +225,10 @@ export class SocketServer implements process.Behaviour, Connection {
         Effect.annotateLogs({ socket: runtime.name, topic: brief(topic), limit: runtime.maxChannels })
       )
     }
+    const { definition, meter } = route
     const context = withServices(definition.context, this.assigns)
-    const channel = new ChannelServer(definition, this, runtime.system, runtime.channelGroup, context, message, topic)
+    const place = { connection: this, system: runtime.system, parent: runtime.channelGroup, context, meter }
+    const channel = definition.open(place, message, topic)
     this.joining = channel
     let resume: ((effect: Effect.Effect<void>) => void) | undefined
     channel.start(message.payload, (exit) => {
@@ -209,7 +248,7 @@ export class SocketServer implements process.Behaviour, Connection {
     })
   }
 
-  private afterJoin(channel: ChannelServer, message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): void {
+  private afterJoin(channel: Served, message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): void {
     const failure = exit._tag === "Failure" ? onlyFailure(exit.cause) : undefined
     if (exit._tag === "Failure" && failure === undefined) return this.joinCrashed(message)
     const reply = exit._tag === "Success"
@@ -235,7 +274,7 @@ export class SocketServer implements process.Behaviour, Connection {
   }
 
   /** The topic is joined already: the old channel ends, then the new one starts. */
-  private rejoin(old: ChannelServer, message: Message.Inbound, topic: string): Effect.Effect<unknown> {
+  private rejoin(old: Served, message: Message.Inbound, topic: string): Effect.Effect<unknown> {
     // What the client sent before it is handled before, as far as the channel is not busy: a leave, say.
     old.process.run()
     if (this.joined.get(topic) !== old) return this.join(message, topic, undefined)
@@ -253,18 +292,18 @@ export class SocketServer implements process.Behaviour, Connection {
     this.transport.send(frame)
   }
 
-  channelClosing(channel: ChannelServer): void {
+  channelClosing(channel: Served): void {
     if (this.joined.get(channel.topic) !== channel) return
     this.joined.delete(channel.topic)
     this.sendClose(channel)
   }
 
   /** Handled after the frames that are in the mailbox: they were meant for the channel as it was. */
-  channelEnded(channel: ChannelServer): void {
+  channelEnded(channel: Served): void {
     this.process.push(new ChannelDown(channel))
   }
 
-  private channelDown(channel: ChannelServer): Effect.Effect<void> {
+  private channelDown(channel: Served): Effect.Effect<void> {
     if (this.joined.get(channel.topic) !== channel) return Effect.void
     this.joined.delete(channel.topic)
     this.sendMessage(channel, "phx_error", { reason: "channel_crash" })
@@ -273,6 +312,7 @@ export class SocketServer implements process.Behaviour, Connection {
 
   /** The process has ended: the wire is closed, the channels are told. */
   ended(reason: process.ExitReason): void {
+    this.meter.connections--
     this.transport.close(closeCode(reason))
     const told = reason._tag === "Normal" ? process.shutdown("closed") : reason
     this.joining?.connectionEnded(told)
@@ -282,11 +322,11 @@ export class SocketServer implements process.Behaviour, Connection {
 
   // --- frames -------------------------------------------------------------------------------------------------------
 
-  private sendClose(channel: ChannelServer): void {
+  private sendClose(channel: Served): void {
     this.sendMessage(channel, "phx_close", {})
   }
 
-  private sendMessage(channel: ChannelServer, event: string, payload: unknown): void {
+  private sendMessage(channel: Served, event: string, payload: unknown): void {
     const message = Message.message(channel.joinRef, channel.joinRef, channel.topic, event, payload)
     this.transport.send(Result.getOrThrow(this.serializer.encode(message)))
   }

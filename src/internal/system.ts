@@ -6,6 +6,7 @@ import { Timers } from "./timers.ts"
 export class System<P extends Turn> {
   readonly children = new Set<P>()
   readonly timers: Timers
+  readonly clock: Clock.Clock
   readonly scheduler: Scheduler.Scheduler
   private readonly queue: RunQueue
   private readonly adopted = new WeakMap<Context.Context<never>, Context.Context<never>>()
@@ -13,8 +14,14 @@ export class System<P extends Turn> {
 
   constructor(context: Context.Context<never>) {
     this.scheduler = Context.get(context, Scheduler.Scheduler)
-    this.timers = new Timers(Context.get(context, Clock.Clock), Effect.runForkWith(context))
+    this.clock = Context.get(context, Clock.Clock)
+    this.timers = new Timers(this.clock, Effect.runForkWith(context))
     this.queue = new RunQueue(this.scheduler.makeDispatcher())
+  }
+
+  /** Monotonic time in nanoseconds, for durations. */
+  get nanos(): number {
+    return Number(this.clock.monotonicTimeNanosUnsafe())
   }
 
   /** All work of a node runs on the node's own scheduler, whatever the Context was made for. */

@@ -1,8 +1,12 @@
 import { Scheduler } from "effect"
-import type { Frame } from "../Serializer.ts"
+import * as Serializer from "../Serializer.ts"
+import type * as Socket from "../Socket.ts"
+import type { Served } from "./served.ts"
+import { type Client, SocketServer } from "./socket.ts"
 
-/** A message as a V2 client sees it. */
+/** A message as its client sees it. */
 export interface Received {
+  /** Of a message to this client alone; a V1 client is not told. */
   readonly joinRef: unknown
   readonly ref: unknown
   readonly topic: unknown
@@ -12,49 +16,122 @@ export interface Received {
   readonly status?: string
 }
 
+/** The client's side of a wire format. */
+interface Format {
+  readonly encode: (joinRef: string, ref: string, topic: string, event: string, payload: unknown) => Serializer.Frame
+  readonly decode: (frame: Serializer.Frame) => Received
+}
+
 const utf8 = new TextEncoder()
 const text = new TextDecoder()
 
-/** Encodes a message as a V2 client does: as text, or as a binary frame when the payload is bytes. */
-export const encode = (joinRef: string | null, ref: string, topic: string, event: string, payload: unknown): Frame => {
-  if (!(payload instanceof Uint8Array)) return JSON.stringify([joinRef, ref, topic, event, payload])
-  const fields = [joinRef ?? "", ref, topic, event].map((field) => utf8.encode(field))
-  const header = [0, ...fields.map((field) => field.length)]
-  const frame = new Uint8Array(header.length + fields.reduce((sum, field) => sum + field.length, payload.length))
-  frame.set(header)
-  let offset = header.length
-  for (const part of [...fields, payload]) {
-    frame.set(part, offset)
-    offset += part.length
+const v1: Format = {
+  encode: (join_ref, ref, topic, event, payload) => {
+    if (payload instanceof Uint8Array) throw new TypeError("a V1 client has no binary frames")
+    return JSON.stringify({ topic, event, payload, ref, join_ref })
+  },
+  decode: (frame) => {
+    const { event, payload, ref, topic } = JSON.parse(String(frame))
+    return { joinRef: null, ref, topic, event, payload }
   }
-  return frame
 }
 
 /** The fields that follow the kind of a binary frame. */
 const binaryFields = [["joinRef", "topic", "event"], ["joinRef", "ref", "topic", "status"], ["topic", "event"]] as const
 
-/** Decodes what a server sends to a V2 client. */
-export const decode = (frame: Frame): Received => {
-  if (typeof frame === "string") {
-    const [joinRef, ref, topic, event, payload] = JSON.parse(frame)
-    return { joinRef, ref, topic, event, payload }
+const v2: Format = {
+  encode: (joinRef, ref, topic, event, payload) => {
+    if (!(payload instanceof Uint8Array)) return JSON.stringify([joinRef, ref, topic, event, payload])
+    const fields = [joinRef, ref, topic, event].map((field) => utf8.encode(field))
+    return Uint8Array.of(
+      0,
+      ...fields.map((field) => field.length),
+      ...fields.flatMap((field) => [...field]),
+      ...payload
+    )
+  },
+  decode: (frame) => {
+    if (typeof frame === "string") {
+      const [joinRef, ref, topic, event, payload] = JSON.parse(frame)
+      return { joinRef, ref, topic, event, payload }
+    }
+    const names = binaryFields[frame[0] ?? -1] ?? []
+    const fields: Record<string, string> = {}
+    let offset = 1 + names.length
+    names.forEach((name, index) => {
+      const length = frame[1 + index] ?? 0
+      fields[name] = text.decode(frame.subarray(offset, offset + length))
+      offset += length
+    })
+    const { event = "phx_reply", joinRef, ref = null, status, topic } = fields
+    const payload = frame.slice(offset)
+    return { joinRef: joinRef || null, ref, topic, event, payload, ...(status === undefined ? {} : { status }) }
   }
-  const names = binaryFields[frame[0] ?? -1] ?? []
-  const fields: Record<string, string> = {}
-  let offset = 1 + names.length
-  names.forEach((name, index) => {
-    const length = frame[1 + index] ?? 0
-    fields[name] = text.decode(frame.subarray(offset, offset + length))
-    offset += length
-  })
-  const status = fields["status"]
-  return {
-    joinRef: fields["joinRef"] || null,
-    ref: fields["ref"] ?? null,
-    topic: fields["topic"],
-    event: fields["event"] ?? "phx_reply",
-    payload: frame.slice(offset),
-    ...(status === undefined ? {} : { status })
+}
+
+/** A connected client. */
+export class TestSocket {
+  /** The id that the connection was given. */
+  readonly id: string | undefined
+  /** What has arrived and was not asserted yet, oldest first. */
+  readonly received: Array<Received> = []
+  /** The code with which the server has closed the connection. */
+  closeCode: number | undefined = undefined
+  /** @internal */
+  readonly server: SocketServer
+  /**
+   * Every channel that was started for this client, by its join_ref; those that have ended too.
+   *
+   * @internal
+   */
+  readonly opened = new Map<unknown, Served>()
+  /**
+   * The join_refs of channels for which the connection has closed: they are not heard any more.
+   *
+   * @internal
+   */
+  readonly closed = new Set<unknown>()
+  private readonly format: Format
+  private lastRef = 0
+
+  /** @internal */
+  constructor({ runtime }: Socket.Acceptor, serializer: Serializer.Serializer, client: Client) {
+    this.id = client.id
+    this.format = serializer === Serializer.v1 ? v1 : v2
+    const routes = runtime.routes.map(({ definition, meter }) => ({
+      definition: {
+        ...definition,
+        open: (...[place, message, topic]: Parameters<typeof definition.open>) => {
+          const channel = definition.open(place, message, topic)
+          this.opened.set(message.joinRef, channel)
+          return channel
+        }
+      },
+      meter
+    }))
+    const transport = {
+      name: "test",
+      send: (frame: Serializer.Frame) => this.receive(this.format.decode(frame)),
+      close: (code: number) => {
+        this.closeCode ??= code
+      }
+    }
+    this.server = new SocketServer({ ...runtime, routes }, transport, serializer, client)
+  }
+
+  /** @internal */
+  nextRef(): string {
+    return String(++this.lastRef)
+  }
+
+  /** @internal */
+  send(joinRef: string, ref: string, topic: string, event: string, payload: unknown): void {
+    this.server.receive(this.format.encode(joinRef, ref, topic, event, payload))
+  }
+
+  /** What is written to a closed connection goes nowhere. */
+  private receive(received: Received): void {
+    if (this.closeCode === undefined && !this.closed.has(received.joinRef ?? received.ref)) this.received.push(received)
   }
 }
 

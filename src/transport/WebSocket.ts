@@ -4,23 +4,23 @@
  * It runs inside an ordinary route, with a `WebSocketServer` of its own for each mount, so that every mount has its own
  * options and the application's other routes share the port.
  */
-import { NodeHttpServerRequest } from "@effect/platform-node"
-import { Duration, Effect, Option, Result, type Scope } from "effect"
-import { type HttpServerRequest, HttpServerResponse } from "effect/http"
+import { Duration, Effect, Result, type Scope } from "effect"
+import { Headers, type HttpServerRequest, HttpServerResponse } from "effect/http"
 import type { IncomingMessage } from "node:http"
-import { type ServerOptions, type WebSocket, WebSocketServer } from "ws"
+import { type Server, type ServerOptions, WebSocket, WebSocketServer } from "ws"
+import * as Admission from "../internal/admission.ts"
 import { headOf, onClosing } from "../internal/httpServer.ts"
-import { type CheckOrigin, compileOrigin } from "../internal/origin.ts"
+import type { TransportMeter } from "../internal/meter.ts"
 import type { System } from "../internal/process.ts"
-import { decodeQuery } from "../internal/query.ts"
 import type { SocketServer, Transport } from "../internal/socket.ts"
+import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
 import type { Timer } from "../internal/timers.ts"
 import * as Process from "../Process.ts"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
 
 /** Options of the WebSocket transport. */
-export interface Options {
+export interface Options extends Admission.TransportOptions {
   /** Where it listens, below the mount; default `/websocket`. */
   readonly path?: `/${string}` | undefined
   /** A connection from which nothing has come for this long is closed with 1002; default 60 seconds. */
@@ -33,14 +33,15 @@ export interface Options {
    */
   readonly compress?: boolean | { readonly threshold?: number | undefined } | undefined
   /**
-   * Which pages may connect, by the `Origin` that browsers send; others get 403. Clients that send none are let in.
-   *
-   * - `true` (default): the origin's host is the endpoint's `host`.
-   * - a list such as `["https://example.com", "//*.example.com"]`: without a scheme, or port, any will do.
-   * - `"conn"`: scheme, host and port are those of the request.
-   * - a function; or `false` for no check.
+   * The subprotocols that are spoken here, the preferred one first. A client that names some of its own is answered the
+   * first of these among them, and refused with 403 if there is none. Default: clients may name what they like, and are not
+   * answered.
    */
-  readonly checkOrigin?: CheckOrigin | undefined
+  readonly subprotocols?: ReadonlyArray<string> | undefined
+  /** The HTTP response to a client that `connect` has refused; default: an empty 403. */
+  readonly errorHandler?:
+    | ((refused: Socket.Refused, request: Request) => Effect.Effect<HttpServerResponse.HttpServerResponse>)
+    | undefined
 }
 
 /** The defaults of {@link Options}. */
@@ -48,8 +49,7 @@ export const defaults = {
   path: "/websocket",
   timeout: "60 seconds",
   maxFrameSize: 10_000_000,
-  threshold: 1024,
-  checkOrigin: true
+  threshold: 1024
 } as const
 
 /** How long a peer may take to answer a close before its connection is cut. */
@@ -65,63 +65,60 @@ type Response = HttpServerResponse.HttpServerResponse
  */
 export const make = (
   acceptor: Socket.Acceptor,
-  host: string | undefined,
+  { authToken, host }: Admission.Mount,
   options: Options
 ): Effect.Effect<
-  (request: Request, pathParams: { readonly [name: string]: string | undefined }) => Effect.Effect<Response>,
+  (request: Request, pathParams: Admission.PathParams) => Effect.Effect<Response>,
   never,
   Process.System | Scope.Scope
 > =>
   Effect.gen(function*() {
     const system = yield* Process.System
-    const originAllowed = compileOrigin(options.checkOrigin ?? defaults.checkOrigin, host)
+    const admission = Admission.make(acceptor, "websocket", host, options)
+    if (options.subprotocols !== undefined && !Array.isArray(options.subprotocols)) {
+      throw new TypeError(`socket ${acceptor.name}: subprotocols is a list of names, such as ["sip", "mqtt"]`)
+    }
+    const errorHandler = options.errorHandler ?? (() => Effect.succeed(refuse(403)))
     const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout))
     const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
     const compress = (options.compress ?? false) !== false
+    const meter = acceptor.runtime.meter.transport("websocket")
     const limits: Limits = { timeout, compress, compressFrom: threshold ?? defaults.threshold }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options.maxFrameSize, compress))),
       (wss) => Effect.sync(() => wss.close())
     )
 
+    let closing = false
+    yield* Effect.addFinalizer(() => Effect.sync(() => void (closing = true)))
     const fork = Effect.runForkWith(yield* Effect.context<never>())
-    const drain = () => void fork(acceptor.endAll(Process.shutdown("draining")))
+    const drain = () => {
+      closing = true
+      fork(acceptor.drain)
+    }
 
     return Effect.fnUntraced(function*(request, pathParams) {
-      const incoming = NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
+      const incoming = Admission.incomingOf(request)
       onClosing(incoming, drain)
       if (request.method !== "GET" || incoming.httpVersion === "1.0") return refuse(400)
-      const query = decodeQuery(/\?(.*)/s.exec(incoming.url ?? "")?.[1] ?? "")
-      if (Result.isFailure(query)) return refuse(400)
-      const secure = request.protocol === "https"
-      if (!originAllowed(incoming.headers.origin, { host: incoming.headers.host, secure })) {
-        yield* Effect.logError("could not check origin: add it to checkOrigin, or set checkOrigin to false").pipe(
-          Effect.annotateLogs({ socket: acceptor.name, origin: incoming.headers.origin })
+      const params = admission.params(request, pathParams)
+      if (params === undefined) return refuse(400)
+      yield* Admission.logRequest(options.transportLog ?? false, request)
+      if (!(yield* admission.checkOrigin(request))) return refuse(403)
+      const protocol = chooseProtocol(request.headers["sec-websocket-protocol"], options.subprotocols, authToken)
+      if (protocol._tag === "Malformed") return refuse(400)
+      if (protocol._tag === "Mismatch") {
+        yield* Effect.logError("the client asks for subprotocols that are not spoken here").pipe(
+          Effect.annotateLogs({ socket: acceptor.name, asked: protocol.asked, spoken: options.subprotocols })
         )
         return refuse(403)
       }
-      const params = Object.assign(query.success, pathParams)
-      const serializer = Serializer.negotiate(acceptor.serializers, params["vsn"])
-      if (serializer === undefined) {
-        yield* Effect.logWarning("the client asks for a version that no serializer supports").pipe(
-          Effect.annotateLogs({ socket: acceptor.name, vsn: params["vsn"] })
-        )
-        return refuse(403)
-      }
-      const client = yield* acceptor.connect({
-        params,
-        transport: "websocket",
-        headers: request.headers,
-        uri: request.originalUrl,
-        remoteAddress: Option.getOrUndefined(request.remoteAddress)
-      }).pipe(
-        Effect.catchTag("Refused", ({ reason }) =>
-          Effect.as(
-            Effect.logInfo("connection refused").pipe(Effect.annotateLogs({ socket: acceptor.name, reason })),
-            undefined
-          ))
+      const serializer = yield* admission.negotiate(params)
+      if (serializer === undefined) return refuse(403)
+      const connected = yield* Effect.result(
+        admission.connect(withoutToken(request, protocol), params, serializer, protocol.authToken)
       )
-      if (client === undefined) return refuse(403)
+      if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, request)
       if (incoming.headers.upgrade?.toLowerCase() !== "websocket") {
         return HttpServerResponse.text("the 'upgrade' header must contain 'websocket'", { status: 400 })
       }
@@ -129,14 +126,27 @@ export const make = (
       if (!/(^|[\s,])upgrade([\s,]|$)/i.test(incoming.headers.connection ?? "")) {
         return HttpServerResponse.text("the 'connection' header must contain 'upgrade'", { status: 400 })
       }
+      // The drain may be over already, and the HTTP server would wait for this connection.
+      if (closing) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
+      // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
+      if (protocol.chosen === undefined) delete incoming.headers["sec-websocket-protocol"]
+      else incoming.headers["sec-websocket-protocol"] = protocol.chosen
       const ws = yield* upgrade(wss, incoming)
       if (ws !== undefined) {
-        const wire = new Wire(ws, incoming, system, limits)
-        yield* wire.run(acceptor.open(wire, serializer, client))
+        const wire = new Wire(ws, incoming, system, limits, meter)
+        yield* wire.run(acceptor.open(wire, serializer, connected.success))
       }
       // The connection is gone: this goes nowhere, but a route has to return a response.
       return HttpServerResponse.empty()
     })
+  })
+
+/** The token is no header that an application would look for, or log. */
+const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
+  authToken === undefined ? request : request.modify({
+    headers: asked.length === 0
+      ? Headers.remove(request.headers, "sec-websocket-protocol")
+      : Headers.set(request.headers, "sec-websocket-protocol", asked.join(", "))
   })
 
 const refuse = (status: number): Response => HttpServerResponse.empty({ status })
@@ -144,14 +154,13 @@ const refuse = (status: number): Response => HttpServerResponse.empty({ status }
 const serverOptions = (
   maxFrameSize: number | undefined,
   compress: boolean
-): ServerOptions & { readonly closeTimeout: number } => ({
+): ServerOptions<typeof Connection> & { readonly closeTimeout: number } => ({
   noServer: true,
   clientTracking: false,
   closeTimeout,
   maxPayload: maxFrameSize ?? defaults.maxFrameSize,
   perMessageDeflate: compress,
-  // Otherwise `ws` would pick the first protocol that the client offers.
-  handleProtocols: () => false
+  WebSocket: Connection
 })
 
 interface Limits {
@@ -162,8 +171,35 @@ interface Limits {
   readonly compressFrom: number
 }
 
+/** What a client is answered that closes: 1000, or 1002 where it has sent a code that is not for clients. */
+const answerTo = (code: number): number => code >= 1012 && code < 3000 ? 1002 : 1000
+
+/** A connection that does not answer a close by itself, so that what came before it can be answered first. */
+class Connection extends WebSocket {
+  /** Called when the client closes; {@link end} is what answers it. */
+  onClosing: (() => void) | undefined = undefined
+  private closing: number | undefined = undefined
+
+  /** Called by `ws`, to answer a close or to fail the connection. */
+  override close(code?: number, reason?: string | Buffer): void {
+    // Private to `ws`. Where it is gone, a close is answered at once.
+    const received = "_closeFrameReceived" in this && this._closeFrameReceived === true
+    if (!received || this.onClosing === undefined || this.readyState !== this.OPEN) return super.close(code, reason)
+    this.closing = code ?? 1000
+    this.onClosing()
+  }
+
+  /** Closes with a code, or answers the close of the client. */
+  end(code: number): void {
+    super.close(this.closing === undefined ? code : answerTo(this.closing))
+  }
+}
+
 /** The WebSocket handshake; undefined when `ws` has refused it, or the peer has gone. */
-const upgrade = (wss: WebSocketServer, incoming: IncomingMessage): Effect.Effect<WebSocket | undefined> =>
+const upgrade = (
+  wss: Server<typeof Connection>,
+  incoming: IncomingMessage
+): Effect.Effect<Connection | undefined> =>
   Effect.callback((resume) => {
     const { socket } = incoming
     if (socket.destroyed) return resume(Effect.undefined)
@@ -180,31 +216,34 @@ const upgrade = (wss: WebSocketServer, incoming: IncomingMessage): Effect.Effect
 /** A WebSocket as the transport of a socket process. */
 class Wire implements Transport {
   readonly name = "websocket"
-  private readonly ws: WebSocket
+  private readonly ws: Connection
   private readonly request: IncomingMessage
   private readonly system: System
   private readonly limits: Limits
+  private readonly meter: TransportMeter
   private lastSeen: number
   private idleTimer: Timer | undefined
 
-  constructor(ws: WebSocket, request: IncomingMessage, system: System, limits: Limits) {
+  constructor(ws: Connection, request: IncomingMessage, system: System, limits: Limits, meter: TransportMeter) {
     this.ws = ws
     this.request = request
     this.system = system
     this.limits = limits
+    this.meter = meter
     this.lastSeen = system.timers.now
   }
 
   send(frame: Serializer.Frame): void {
     if (this.ws.readyState !== this.ws.OPEN) return
     const binary = typeof frame !== "string"
-    const compress = this.limits.compress &&
-      (binary ? frame.length : Buffer.byteLength(frame)) >= this.limits.compressFrom
-    this.ws.send(frame, { binary, compress })
+    const bytes = binary ? frame.length : Buffer.byteLength(frame)
+    this.meter.framesOut++
+    this.meter.bytesOut += bytes
+    this.ws.send(frame, { binary, compress: this.limits.compress && bytes >= this.limits.compressFrom })
   }
 
   close(code: number): void {
-    this.ws.close(code)
+    this.ws.end(code)
   }
 
   /** Passes frames to the process until the connection is gone. */
@@ -215,7 +254,12 @@ class Wire implements Transport {
       socket.on("data", () => {
         this.lastSeen = this.system.timers.now
       })
-      this.ws.on("message", (data: Buffer, isBinary: boolean) => server.receive(isBinary ? data : data.toString()))
+      this.ws.on("message", (data: Buffer, isBinary: boolean) => {
+        this.meter.framesIn++
+        this.meter.bytesIn += data.length
+        server.receive(isBinary ? data : data.toString())
+      })
+      this.ws.onClosing = () => server.closed(Process.shutdown("local_closed"))
       this.ws.on("close", (code) => server.closed(Process.shutdown(code === 1006 ? "peer_closed" : "local_closed")))
       // The route must not complete before: the HTTP server would write its response into the WebSocket stream.
       const gone = () => {

@@ -2,9 +2,9 @@
  * The fixture application of the conformance suite, on the public API alone: it answers as the same application on Phoenix.
  */
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Cause, Config, Console, Context, Effect, Layer } from "effect"
+import { Cause, Config, Console, Context, Effect, Exit, Layer, References, type Runtime } from "effect"
 import { Channel, Endpoint, Message, Process, PubSub, Socket } from "effect-channels"
-import { HttpRouter, HttpServer } from "effect/http"
+import { HttpEffect, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { createServer } from "node:http"
 
 class User extends Context.Service<User, { readonly id: string | null }>()("conformance/User") {}
@@ -14,14 +14,31 @@ const isObject = (value: unknown): value is Json =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array)
 const field = (payload: unknown, name: string): unknown =>
   isObject(payload) && Object.hasOwn(payload, name) ? payload[name] : undefined
-const text = (payload: unknown, name: string): string => {
+/** What a clause's pattern asks for: without it there is no clause for the event, which crashes the channel. */
+const required = (payload: unknown, name: string): unknown => {
   const value = field(payload, name)
+  if (value === undefined) throw new TypeError(`there is no clause without ${name}`)
+  return value
+}
+const text = (payload: unknown, name: string): string => {
+  const value = required(payload, name)
   if (typeof value !== "string") throw new TypeError(`${name} must be a string`)
   return value
 }
+const milliseconds = (payload: unknown): number => {
+  const value = required(payload, "ms")
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0) throw new TypeError("ms must be an integer")
+  return value
+}
+const binary = (payload: unknown): Uint8Array => {
+  if (payload instanceof Uint8Array) return payload
+  throw new TypeError("the payload must be binary")
+}
 const truthy = (value: unknown): boolean => value !== undefined && value !== null && value !== false
-const withKey = (payload: unknown, name: string, value: unknown): unknown =>
-  Object.fromEntries([...Object.entries(isObject(payload) ? payload : {}), [name, value]])
+const withKey = (payload: unknown, name: string, value: unknown): unknown => {
+  if (!isObject(payload)) throw new TypeError("the payload is no map")
+  return Object.fromEntries([...Object.entries(payload), [name, value]])
+}
 
 /** An exit reason as Elixir writes it. */
 const inspect = (reason: Process.ExitReason): string => {
@@ -72,7 +89,7 @@ const RoomLive = Room.layer(
           return Effect.succeed(Channel.error())
         case "message:new":
           return Effect.as(
-            room.broadcast("message:new", { body: field(payload, "body") ?? null, user_id: user.id }),
+            room.broadcast("message:new", { body: required(payload, "body"), user_id: user.id }),
             Channel.ok()
           )
         case "typing:start":
@@ -90,7 +107,7 @@ const RoomLive = Room.layer(
             (ref) => Channel.reply(ref, "ok", payload).pipe(Effect.delay("50 millis"), Effect.forkDetach, Effect.asVoid)
           )
         case "slow":
-          return Effect.as(Effect.sleep(Number(field(payload, "ms"))), Channel.ok())
+          return Effect.as(Effect.sleep(milliseconds(payload)), Channel.ok())
         case "stop":
           return room.stop()
         case "stop_shutdown":
@@ -105,22 +122,22 @@ const RoomLive = Room.layer(
           return Effect.succeed(Channel.ok({ counter: ++counter }))
         case "send_after":
           return Effect.asVoid(
-            room.sendAfter({ _tag: "Tick", value: field(payload, "value") }, Number(field(payload, "ms")))
+            room.sendAfter({ _tag: "Tick", value: required(payload, "value") }, milliseconds(payload))
           )
         case "masked":
           return room.broadcast("masked", payload)
         case "server_broadcast":
           return Effect.as(
-            Endpoint.broadcast(text(payload, "topic"), text(payload, "event"), field(payload, "payload")),
+            Endpoint.broadcast(text(payload, "topic"), text(payload, "event"), required(payload, "payload")),
             Channel.ok()
           )
         case "local_broadcast":
           return Effect.as(
-            Endpoint.localBroadcast(text(payload, "topic"), text(payload, "event"), field(payload, "payload")),
+            Endpoint.localBroadcast(text(payload, "topic"), text(payload, "event"), required(payload, "payload")),
             Channel.ok()
           )
         case "disconnect_user":
-          return Effect.as(Endpoint.disconnect(`user_socket:${text(payload, "id")}`), Channel.ok())
+          return Effect.as(Endpoint.disconnect(`user_socket:${String(required(payload, "id") ?? "")}`), Channel.ok())
         case "subscribe":
           return Effect.as(room.subscribe(text(payload, "topic")), Channel.ok())
         case "unsubscribe":
@@ -130,11 +147,11 @@ const RoomLive = Room.layer(
             Channel.ok({ topic: room.topic, joined: room.joined, user_id: user.id, room_id: roomId })
           )
         case "bin_echo":
-          return Effect.succeed(Channel.ok(payload))
+          return Effect.succeed(Channel.ok(binary(payload)))
         case "bin_push":
-          return room.push("bin_pushed", payload)
+          return room.push("bin_pushed", binary(payload))
         case "bin_shout":
-          return room.broadcast("bin_shout", payload)
+          return room.broadcast("bin_shout", binary(payload))
         default:
           return Effect.die(new Error(`no clause for ${event}`))
       }
@@ -154,9 +171,11 @@ const RoomLive = Room.layer(
           case "AfterJoin":
             return room.push("messages:history", { messages: [] })
           case "Tick":
-            return room.push("tick", { value: field(message, "value") ?? null })
+            return room.push("tick", { value: field(message, "value") })
           case "Broadcast": {
             const { event, payload, topic } = message as Message.Broadcast
+            // Phoenix cannot write bytes inside of JSON either.
+            if (payload instanceof Uint8Array) throw new TypeError("bytes cannot be relayed")
             return room.push("relayed", { topic, event, payload })
           }
           default:
@@ -168,7 +187,12 @@ const RoomLive = Room.layer(
 )
 
 const Notifications = Channel.make("notifications:*")
-const NotificationsLive = Notifications.layer(() => Effect.succeed({ reply: { kind: "notifications" } }))
+const NotificationsLive = Notifications.layer(() =>
+  Effect.succeed({
+    reply: { kind: "notifications" },
+    handleIn: (event) => Effect.die(new Error(`no clause for ${event}`))
+  })
+)
 
 const UserSocket = Socket.make("user_socket", { channels: [Room, Notifications] })
 const UserSocketLive = UserSocket.layer(({ params }) => {
@@ -179,20 +203,47 @@ const UserSocketLive = UserSocket.layer(({ params }) => {
   )
 })
 
+/** Plug's default, which the recordings show wherever the transports say nothing themselves. */
+const cacheControl = HttpEffect.withPreResponseHandler((_request, response) =>
+  Effect.succeed(
+    "cache-control" in response.headers
+      ? response
+      : HttpServerResponse.setHeader(response, "cache-control", "max-age=0, private, must-revalidate")
+  )
+)
+
 const Main = Layer.unwrap(Effect.gen(function*() {
   const port = yield* Config.Port("PORT").pipe(Config.withDefault(4000))
   const timeout = yield* Config.Int("WS_TIMEOUT").pipe(Config.withDefault(60_000))
   const checkOrigin = yield* Config.String("CHECK_ORIGIN").pipe(
-    Config.map((list): ReadonlyArray<string> | false => list.split(",")),
+    Config.map((list): ReadonlyArray<string> | false =>
+      list === "" ? false : list.split(",").map((item) => item.trim())
+    ),
     Config.withDefault(false as const)
   )
-  const Sockets = Endpoint.mount(UserSocket, { path: "/socket", websocket: { timeout, checkOrigin } })
+  const window = yield* Config.Int("LONGPOLL_WINDOW").pipe(Config.withDefault(10_000))
+  const Sockets = Endpoint.mount(UserSocket, {
+    path: "/socket",
+    websocket: { timeout, checkOrigin },
+    longpoll: { checkOrigin, window, pubsubTimeout: "2 seconds" }
+  })
   const Listening = Layer.effectDiscard(Effect.andThen(HttpServer.HttpServer, Console.log("listening")))
-  return Layer.provideMerge(Listening, HttpRouter.serve(Sockets, { disableListenLog: true, disableLogger: true })).pipe(
+  const Http = HttpRouter.serve(Sockets, {
+    disableListenLog: true,
+    disableLogger: true,
+    middleware: cacheControl,
+    routerConfig: { caseSensitive: true }
+  })
+  return Layer.provideMerge(Listening, Http).pipe(
     Layer.provide([RoomLive, NotificationsLive, UserSocketLive]),
     Layer.provide(PubSub.layer),
-    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" }))
+    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" })),
+    Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))
   )
 }))
 
-NodeRuntime.runMain(Layer.launch(Main))
+/** To be told to stop is the one way in which a server ends well. */
+const teardown: Runtime.Teardown = (exit, onExit) =>
+  onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
+
+NodeRuntime.runMain(Layer.launch(Main), { teardown })

@@ -299,8 +299,14 @@ describe("the handshake", () => {
       )
     )
     assert.strictEqual(response.transport, "websocket")
-    assert.strictEqual(response.remoteAddress, "127.0.0.1")
-    assert.include(response.uri, "/ws/lobby/7?vsn=2.0.0")
+    assert.strictEqual(response.peerData.address, "127.0.0.1")
+    assert.deepStrictEqual(response.uri, {
+      scheme: "http",
+      host: "127.0.0.1",
+      port: server.port,
+      path: "/ws/lobby/7",
+      query: "vsn=2.0.0&name=query&a[b]=c&__proto__=p"
+    })
   }, [{ path: "/ws/:name", websocket: { path: "/:n" } }])
 
   over(

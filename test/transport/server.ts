@@ -26,8 +26,8 @@ const RoomLive = Room.layer((room, payload) =>
         case "echo":
           return Effect.succeed(Channel.ok(payload))
         case "info":
-          return Effect.map(Info, ({ params, remoteAddress, transport, uri }) =>
-            Channel.ok({ params, remoteAddress, transport, uri }))
+          return Effect.map(Info, ({ params, peerData, transport, uri }) =>
+            Channel.ok({ params, peerData, transport, uri }))
         case "shout":
           return Effect.as(room.broadcast("shout", payload), Channel.ok())
         case "die":

@@ -1,0 +1,255 @@
+import { NodeHttpServerRequest } from "@effect/platform-node"
+import { Cause, Context, Effect, type LogLevel, Option, Result } from "effect"
+import { type HttpServerRequest, HttpTraceContext } from "effect/http"
+import type { IncomingMessage } from "node:http"
+import * as Serializer from "../Serializer.ts"
+import type * as Socket from "../Socket.ts"
+import { FilterParameters } from "../Telemetry.ts"
+import { filterParameters, formatDuration } from "./filterParameters.ts"
+import { type CheckOrigin, compileOrigin } from "./origin.ts"
+import { decodeQuery, type Params } from "./query.ts"
+import { isLogged } from "./report.ts"
+import { isCsrfToken } from "./session.ts"
+import type { Client } from "./socket.ts"
+import { inSpan } from "./tracing.ts"
+
+/** Options that all transports share. */
+export interface TransportOptions {
+  /**
+   * Which pages may connect, by the `Origin` that browsers send; others get 403. Clients that send none are let in.
+   *
+   * - `true` (default): the origin's host is the endpoint's `host`.
+   * - a list such as `["https://example.com", "//*.example.com"]`: without a scheme, or port, any will do.
+   * - `"conn"`: scheme, host and port are those of the request.
+   * - a function; or `false` for no check.
+   */
+  readonly checkOrigin?: CheckOrigin | undefined
+  /** How `connect` gets the session of the web application; default: not at all. */
+  readonly session?: SessionOptions | undefined
+  /** Values that `connect` gets as `custom`, to tell mounts of the same socket apart. */
+  readonly connectInfo?: { readonly [name: string]: unknown } | undefined
+  /** At which level the HTTP request is logged; default false: not at all. */
+  readonly transportLog?: LogLevel.Severity | false | undefined
+}
+
+/**
+ * Where the session of the web application is.
+ *
+ * A browser sends cookies along whichever page connects. So the session is only handed out to pages that know a secret of
+ * it: they send `_csrf_token` as a param, equal to what the session holds under `csrfTokenKey` (or masked, as Phoenix's
+ * `get_csrf_token` gives it to a page). Without it `session` is undefined, and the client is not refused for that.
+ */
+export interface SessionOptions {
+  /** The name of the cookie. */
+  readonly cookie: string
+  /** Reads the cookie; with a failure, which is logged as a debug line, there is no session. */
+  readonly read: (cookie: string) => Effect.Effect<unknown, unknown>
+  /** Where the session holds the token; default `_csrf_token`. */
+  readonly csrfTokenKey?: string | undefined
+  /** Whether the token is asked for; default true. Without it, `checkOrigin` must not be off. */
+  readonly checkCsrf?: boolean | undefined
+}
+
+/** What the options of a mount say to its transports. */
+export interface Mount {
+  /** The host that `checkOrigin: true` compares with. */
+  readonly host: string | undefined
+  readonly authToken: boolean
+}
+
+type Request = HttpServerRequest.HttpServerRequest
+
+/** The door of a mount, the same for every transport: who is let in, and as whom. */
+export interface Admission {
+  /** Whether a page of this origin may connect; if not, it is logged. */
+  readonly checkOrigin: (request: Request) => Effect.Effect<boolean>
+  /** The query with the path's variables; undefined where it is malformed. */
+  readonly params: (request: Request, pathParams: PathParams) => Params | undefined
+  /** Who does the talking, in the version that the client asks for; undefined if nobody can, which is logged. */
+  readonly negotiate: (params: Params) => Effect.Effect<Serializer.Serializer | undefined>
+  /** Asks the application. */
+  readonly connect: (
+    request: Request,
+    params: Params,
+    serializer: Serializer.Serializer,
+    authToken: string | undefined
+  ) => Effect.Effect<Client, Socket.Refused>
+}
+
+export interface PathParams {
+  readonly [name: string]: string | undefined
+}
+
+export const incomingOf = (request: Request): IncomingMessage =>
+  NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
+
+const isSecure = (request: Request): boolean => {
+  if (request.protocol !== undefined) return request.protocol === "https"
+  return "encrypted" in incomingOf(request).socket
+}
+
+/** The path and query, also where the request line has the whole address. */
+const targetOf = (request: Request): string => (incomingOf(request).url ?? "").replace(/^[a-z]+:\/\/[^/?]*/i, "")
+
+const uriOf = (request: Request): Socket.Uri => {
+  const scheme = isSecure(request) ? "https" : "http"
+  const [path = "", query = ""] = splitAt(targetOf(request), "?")
+  const authority = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?$/.exec(request.headers["host"] ?? "")
+  return {
+    scheme,
+    host: authority?.[1] ?? authority?.[2] ?? "",
+    port: Number(authority?.[3] ?? (scheme === "https" ? 443 : 80)),
+    path,
+    query
+  }
+}
+
+const splitAt = (text: string, separator: string): ReadonlyArray<string> => {
+  const index = text.indexOf(separator)
+  return index === -1 ? [text] : [text.slice(0, index), text.slice(index + 1)]
+}
+
+const peerDataOf = (request: Request): Socket.PeerData => {
+  const { socket } = incomingOf(request)
+  const certificate = "getPeerCertificate" in socket && typeof socket.getPeerCertificate === "function"
+    ? socket.getPeerCertificate()
+    : undefined
+  return {
+    address: Option.getOrUndefined(request.remoteAddress),
+    port: socket.remotePort,
+    sslCert: certificate?.raw
+  }
+}
+
+export const make = (
+  acceptor: Socket.Acceptor,
+  transport: string,
+  host: string | undefined,
+  options: TransportOptions
+): Admission => {
+  const { name, runtime } = acceptor
+  const { session } = options
+  if (options.checkOrigin === false && session?.checkCsrf === false) {
+    throw new RangeError(
+      `socket ${name}: with checkOrigin and checkCsrf both off, every page could use a visitor's session; set one of them`
+    )
+  }
+  const originAllowed = compileOrigin(options.checkOrigin ?? true, host)
+  const meter = runtime.meter.transport(transport)
+  const shown = (params: unknown) => filterParameters(params, Context.get(runtime.context, FilterParameters))
+
+  const sessionOf = (request: Request, params: Params): Effect.Effect<unknown> => {
+    if (session === undefined || !Object.hasOwn(request.cookies, session.cookie)) return Effect.undefined
+    const cookie = request.cookies[session.cookie] ?? ""
+    return session.read(cookie).pipe(
+      Effect.catch((error) =>
+        Effect.as(
+          Effect.logDebug("the session cookie is not accepted", error).pipe(Effect.annotateLogs({ socket: name })),
+          undefined
+        )
+      ),
+      Effect.map((found) => {
+        if (session.checkCsrf === false || found === undefined || found === null) return found ?? undefined
+        const token = Object.entries(found).find(([key]) => key === (session.csrfTokenKey ?? "_csrf_token"))?.[1]
+        return isCsrfToken(token, params["_csrf_token"]) ? found : undefined
+      })
+    )
+  }
+
+  const infoOf = (
+    request: Request,
+    params: Params,
+    authToken: string | undefined
+  ): Effect.Effect<Socket.ConnectInfo> =>
+    Effect.map(sessionOf(request, params), (session) => ({
+      params,
+      transport,
+      headers: request.headers,
+      userAgent: request.headers["user-agent"],
+      uri: uriOf(request),
+      peerData: peerDataOf(request),
+      session,
+      authToken,
+      custom: options.connectInfo ?? {}
+    }))
+
+  const decide = (
+    request: Request,
+    params: Params,
+    authToken: string | undefined
+  ): Effect.Effect<Client, Socket.Refused> => {
+    const accepted = Effect.flatMap(infoOf(request, params, authToken), acceptor.connect)
+    if (!runtime.tracing) return accepted
+    return inSpan(
+      "channels.connect",
+      {
+        parent: Option.getOrUndefined(HttpTraceContext.fromHeaders(request.headers)),
+        kind: "server",
+        attributes: { "channels.socket": name, "channels.transport": transport }
+      },
+      (exit) => exit._tag === "Success" ? "ok" : Cause.hasDies(exit.cause) ? "crashed" : "refused",
+      (span) => Effect.map(accepted, (client): Client => ({ ...client, span }))
+    )
+  }
+
+  return {
+    checkOrigin: (request) => {
+      const { headers } = request
+      if (originAllowed(headers["origin"], { host: headers["host"], secure: isSecure(request) })) {
+        return Effect.succeed(true)
+      }
+      return Effect.logError("could not check origin: add it to checkOrigin, or set checkOrigin to false").pipe(
+        Effect.annotateLogs({ socket: name, transport, origin: headers["origin"] }),
+        Effect.as(false)
+      )
+    },
+    params: (request, pathParams) => {
+      const query = decodeQuery(splitAt(targetOf(request), "?")[1] ?? "")
+      return Result.isFailure(query) ? undefined : Object.assign(query.success, pathParams)
+    },
+    negotiate: (params) => {
+      const serializer = Serializer.negotiate(acceptor.serializers, params["vsn"])
+      if (serializer !== undefined) return Effect.succeed(serializer)
+      return Effect.logWarning("the client asks for a version that no serializer supports").pipe(
+        Effect.annotateLogs({ socket: name, transport, vsn: shown(params["vsn"]) }),
+        Effect.as(undefined)
+      )
+    },
+    connect: Effect.fnUntraced(function*(request, params, serializer, authToken) {
+      const { nanos: start } = runtime.system
+      const { log: level } = acceptor
+      const log = (what: string, annotations: Record<string, unknown>) => {
+        const nanos = runtime.system.nanos - start
+        meter.connectDuration.observe(nanos / 1e6)
+        if (!isLogged(level, runtime.context)) return Effect.void
+        return Effect.logWithLevel(level)(`${what} ${name} in ${formatDuration(nanos)}`).pipe(
+          Effect.annotateLogs({ transport, serializer: serializer.name, parameters: shown(params), ...annotations })
+        )
+      }
+      return yield* decide(request, params, authToken).pipe(
+        Effect.tap(() => {
+          meter.accepted++
+          return log("CONNECTED TO", {})
+        }),
+        Effect.tapError(({ reason }) => {
+          meter.refused++
+          return log("REFUSED CONNECTION TO", reason === undefined ? {} : { reason })
+        }),
+        Effect.onError((cause) =>
+          Effect.sync(() => {
+            if (!Cause.hasDies(cause)) return
+            meter.crashed++
+            meter.connectDuration.observe((runtime.system.nanos - start) / 1e6)
+          })
+        )
+      )
+    })
+  }
+}
+
+/** Logs the request, where the transport's option says so. */
+export const logRequest = (level: LogLevel.Severity | false, request: Request): Effect.Effect<void> => {
+  if (level === false) return Effect.void
+  // The query may hold a token.
+  return Effect.logWithLevel(level)(`${request.method} ${splitAt(targetOf(request), "?")[0]}`)
+}

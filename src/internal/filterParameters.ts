@@ -1,0 +1,104 @@
+/** Names of parameters to hide, or of the only ones to show. */
+export type ParameterFilter = ReadonlyArray<string> | { readonly keep: ReadonlyArray<string> }
+
+/** What stands in the place of a hidden value. */
+export const filtered = "[FILTERED]"
+
+/** Characters of a string or key that are shown. */
+export const maxLength = 200
+
+/** Bytes of binary data that are shown; more are only counted. */
+export const maxBytes = 64
+
+/** Values inside of objects and arrays that are shown, all levels together. */
+export const maxValues = 100
+
+/** Levels of objects and arrays that are shown. */
+export const maxDepth = 8
+
+/** Well formed, because a cut may halve a character that takes two. */
+const shorten = (text: string): string =>
+  text.length <= maxLength
+    ? text
+    : `${text.slice(0, maxLength).toWellFormed()}… (${text.length - maxLength} more characters)`
+
+/** What JSON calls an object, of whatever realm; no instance of a class. */
+const isPlain = (value: object): value is Readonly<Record<string, unknown>> => {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
+}
+
+class Walk {
+  private left = maxValues
+  private readonly kept: ReadonlyArray<string> | undefined
+  private readonly names: ReadonlyArray<string>
+
+  constructor(filter: ParameterFilter) {
+    this.kept = "keep" in filter ? filter.keep : undefined
+    this.names = "keep" in filter ? [] : filter
+  }
+
+  /** `hide` is true for what is shown only below a kept key. */
+  value(value: unknown, hide: boolean, depth: number): unknown {
+    if (value !== null && typeof value === "object") {
+      if (Array.isArray(value)) return hide && value.length === 0 ? filtered : this.array(value, hide, depth)
+      if (isPlain(value)) return this.object(value, hide, depth)
+    }
+    if (hide) return filtered
+    if (typeof value === "string") {
+      const shown = shorten(value)
+      return this.names.some((name) => shown.includes(`${name}=`)) ? filtered : shown
+    }
+    return value instanceof Uint8Array && value.length > maxBytes ? `[${value.length} bytes]` : value
+  }
+
+  start(value: unknown): unknown {
+    return this.value(value, this.kept !== undefined, 0)
+  }
+
+  private array(values: ReadonlyArray<unknown>, hide: boolean, depth: number): unknown {
+    if (depth === maxDepth) return "[…]"
+    const shown: Array<unknown> = []
+    for (const value of values) {
+      if (this.left === 0) {
+        shown.push(`… (${values.length - shown.length} more)`)
+        break
+      }
+      this.left--
+      shown.push(this.value(value, hide, depth + 1))
+    }
+    return shown
+  }
+
+  private object(values: Readonly<Record<string, unknown>>, hide: boolean, depth: number): unknown {
+    if (depth === maxDepth) return "{…}"
+    const shown: Array<[key: string, value: unknown]> = []
+    const keys = Object.keys(values)
+    for (const key of keys) {
+      if (this.left === 0) {
+        shown.push(["…", `${keys.length - shown.length} more`])
+        break
+      }
+      this.left--
+      const secret = this.names.some((name) => key.includes(name))
+      const keep = hide && this.kept?.includes(key) === true
+      shown.push([shorten(key), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
+    }
+    // Unlike an assignment, this makes `__proto__` a key as any other.
+    return Object.fromEntries(shown)
+  }
+}
+
+/**
+ * What a log line shows of parameters: a copy, filtered and no larger than the bounds above allow, whatever a client sent.
+ *
+ * With names, the value of a key that contains one of them is hidden, and a string that contains one followed by `=`.
+ * With `keep`, everything is hidden but what is below exactly these keys. Instances of classes are not looked into.
+ */
+export const filterParameters = (value: unknown, filter: ParameterFilter): unknown => new Walk(filter).start(value)
+
+/** A duration as Phoenix logs it: `12µs`, and above 1000 of these `3ms`, rounded down. */
+export const formatDuration = (nanos: bigint | number): string => {
+  const micros = Math.trunc(Number(nanos) / 1000)
+  return micros > 1000 ? `${Math.trunc(micros / 1000)}ms` : `${micros}µs`
+}

@@ -1,0 +1,217 @@
+import { Cause, Context, Effect, Exit, type Tracer } from "effect"
+import type * as Message from "../Message.ts"
+import * as Process from "../Process.ts"
+import type * as PubSub from "../PubSub.ts"
+import { FilterParameters } from "../Telemetry.ts"
+import { about, brief, ConnectionEnded, Incoming, JoinRequest } from "./channelMessage.ts"
+import { onlyFailure } from "./contract.ts"
+import { filterParameters, formatDuration } from "./filterParameters.ts"
+import type { ChannelMeter } from "./meter.ts"
+import * as process from "./process.ts"
+import { Answer, type Outlet } from "./reply.ts"
+import { isLogged, type Level, report } from "./report.ts"
+import { inSpan } from "./tracing.ts"
+
+/** What a channel needs of the connection it belongs to. */
+export interface Connection extends Outlet {
+  readonly pid: Process.Pid<unknown>
+  readonly id: string | undefined
+  readonly pubsub: PubSub.PubSub["Service"]
+  /** Whether spans are made, and the one they belong to. */
+  readonly traced: boolean
+  readonly span: Tracer.AnySpan | undefined
+  /** The channel ends as it wants to: the client is told before `terminate` runs. */
+  readonly channelClosing: (channel: Served) => void
+  readonly channelEnded: (channel: Served) => void
+}
+
+/** Where a channel is started: its connection, its node, and what it is given of both. */
+export interface Place {
+  readonly connection: Connection
+  readonly system: process.System
+  readonly parent: process.Parent
+  readonly context: Context.Context<never>
+  readonly meter: ChannelMeter
+}
+
+/** A channel as its Layer provides it. */
+export interface Definition {
+  readonly pattern: string
+  readonly context: Context.Context<never>
+  readonly open: (place: Place, message: Message.Inbound, topic: string) => Served
+}
+
+/** What the Layer of a channel says about each of its processes. */
+export interface Settings {
+  /** Milliseconds. */
+  readonly shutdown: number
+  readonly logJoin: Level
+}
+
+/** The process of a channel, whatever it does: how it joins, how it is counted, and how it ends. */
+export abstract class Served implements process.Behaviour {
+  readonly definition: Definition
+  readonly connection: Connection
+  readonly topic: string
+  readonly joinRef: Message.Ref
+  readonly process: process.Process
+  joined = false
+  private refused = false
+  protected readonly meter: ChannelMeter
+  /** When the message in hand, or the join, was begun: nanoseconds. */
+  protected startedAt = 0
+  protected abstract readonly settings: Settings
+  protected abstract readonly handlers: process.SignalHandlers
+  private joinDone: ((exit: Exit.Exit<unknown, unknown>) => void) | undefined = undefined
+
+  constructor(
+    definition: Definition,
+    { shutdown }: Settings,
+    { connection, context, meter, parent, system }: Place,
+    message: Message.Inbound,
+    topic: string
+  ) {
+    this.definition = definition
+    this.connection = connection
+    this.meter = meter
+    this.topic = topic
+    this.joinRef = message.joinRef
+    this.process = new process.Process(system, parent, context, {
+      ...process.defaultOptions,
+      label: `channel ${brief(topic)}`,
+      shutdown,
+      annotate: (message) => ({ topic: brief(topic), ...about(message) })
+    })
+  }
+
+  abstract handle(message: unknown): Effect.Effect<unknown, unknown>
+
+  get pid(): Process.Pid<unknown> {
+    return Process.toPid(this.process)
+  }
+
+  get socketId(): string | undefined {
+    return this.connection.id
+  }
+
+  /** Has the process join; `done` is called before anything else of the channel can reach the client. */
+  start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
+    this.joinDone = done
+    this.startedAt = this.process.system.nanos
+    this.process.start(Exit.succeed(this), () => {})
+    this.process.push(new JoinRequest(payload))
+    // Its turn now and not in the run queue: most joins are done at once, and the connection waits for this one.
+    this.process.run()
+  }
+
+  /** The client gets the reply, and is a member from now on; throws where the reply cannot be encoded. */
+  protected accept({ payload }: JoinRequest, response: unknown): void {
+    this.answerJoin(Exit.succeed(response))
+    this.joined = true
+    this.meter.channels++
+    this.meter.joinsOk++
+    this.reportJoin("JOINED", payload)
+  }
+
+  /** The client gets its answer before the process ends. */
+  protected refuse({ payload }: JoinRequest, exit: Exit.Exit<unknown, unknown>): void {
+    this.answerJoin(exit)
+    this.refused = true
+    this.meter.joinsRefused++
+    this.reportJoin("REFUSED JOIN", payload)
+    this.process.stop(process.shutdown())
+  }
+
+  /** A message of the client. */
+  receive(message: Message.Inbound): void {
+    this.meter.messagesIn++
+    this.process.push(new Incoming(message))
+  }
+
+  handleDown(down: process.Down): Effect.Effect<unknown, unknown> {
+    return this.handlers.handleDown?.(down) ?? this.handle(down)
+  }
+
+  /** Only a channel that handles exits traps them. */
+  get handleExit(): process.SignalHandlers["handleExit"] {
+    return this.handlers.handleExit
+  }
+
+  /** The channel ends after what it has been sent; with a handler that does not return, after its shutdown time. */
+  connectionEnded(reason: process.ExitReason): void {
+    const { options, status, system } = this.process
+    this.process.push(new ConnectionEnded(reason))
+    if (status === "idle") return
+    const timer = system.timers.after(options.shutdown, () => this.process.quit(reason))
+    this.process.watch(timer, { ended: () => system.timers.cancel(timer) })
+  }
+
+  ended(reason: process.ExitReason): void {
+    if (this.joined) {
+      this.meter.channels--
+      if (reason._tag === "Crash") this.meter.crashes++
+    } else if (!this.refused) {
+      // The join did not come to its end: it crashed, or the process was ended from outside.
+      this.meter.joinsCrashed++
+      this.meter.joinDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
+      this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
+    }
+    this.connection.channelEnded(this)
+  }
+
+  private answerJoin(exit: Exit.Exit<unknown, unknown>): void {
+    const done = this.joinDone
+    this.joinDone = undefined
+    done?.(exit)
+  }
+
+  private reportJoin(what: "JOINED" | "REFUSED JOIN", payload: unknown): void {
+    const nanos = this.process.system.nanos - this.startedAt
+    this.meter.joinDuration.observe(nanos / 1e6)
+    this.report(this.settings.logJoin, () => `${what} ${brief(this.topic)} in ${formatDuration(nanos)}`, payload)
+  }
+
+  protected report(level: Level, line: () => string, payload: unknown): void {
+    const { context } = this.process
+    if (!isLogged(level, context) || this.topic.startsWith("phoenix")) return
+    report(level, context, line(), {
+      parameters: filterParameters(payload, Context.get(context, FilterParameters))
+    })
+  }
+
+  /** Runs what a message brings about inside a span, where somebody looks at spans. */
+  protected traced(
+    name: "channels.join" | "channels.handle_in",
+    event: unknown,
+    effect: () => Effect.Effect<unknown, unknown>
+  ): Effect.Effect<unknown, unknown> {
+    if (!this.connection.traced) return effect()
+    return inSpan(
+      name,
+      {
+        parent: this.connection.span,
+        kind: "server",
+        attributes: {
+          "channels.topic": brief(this.topic),
+          "channels.channel": this.definition.pattern,
+          ...name === "channels.join" ? {} : { "channels.event": brief(event) }
+        }
+      },
+      (exit) => this.resultOf(name, exit),
+      () => Effect.suspend(effect)
+    )
+  }
+
+  /** What a span says about the outcome: the status of the reply, `ok` without one. */
+  private resultOf(name: "channels.join" | "channels.handle_in", exit: Exit.Exit<unknown, unknown>): string {
+    if (exit._tag === "Success") return exit.value instanceof Answer ? exit.value.status : "ok"
+    if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
+    const failure = onlyFailure(exit.cause)
+    if (failure === undefined) return "crashed"
+    if (name === "channels.join") return failure.error instanceof Error ? "crashed" : "refused"
+    return this.isAnswer(failure.error) ? "error" : "crashed"
+  }
+
+  /** Whether what a handler has failed with is for the client, and no crash. */
+  protected abstract isAnswer(error: unknown): boolean
+}
