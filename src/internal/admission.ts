@@ -121,6 +121,7 @@ const peerDataOf = (request: Request): Socket.PeerData => {
   }
 }
 
+/** @internal */
 export const make = (
   acceptor: Socket.Acceptor,
   transport: string,
