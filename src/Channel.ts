@@ -86,7 +86,8 @@ type JoinError<C> = Has<C, "join"> extends true ? ErrorOf<Field<C, "join">> : un
 // --- inside a channel -------------------------------------------------------------------------------------------------
 
 /**
- * The channel, as its own code sees it (what `socket` is in Phoenix).
+ * The channel, as its own code sees it (what `socket` is in Phoenix). Its functions belong to it: `room.push(...)`, not
+ * `const { push } = room`, which does not compile.
  *
  * `push`, `broadcast` and `broadcastFrom` may be used once the join is done; before, do `send` and use them in
  * `handleInfo`. A payload that cannot be encoded crashes the channel.
@@ -101,15 +102,27 @@ export interface Self<C = Untyped> {
   /** False while the join runs. */
   readonly joined: boolean
   /** To this client. */
-  readonly push: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  readonly push: <K extends OutgoingEvent<C>>(
+    this: Self<C>,
+    event: K,
+    payload: OutgoingPayload<C, K>
+  ) => Effect.Effect<void>
   /** To everybody on the topic, on every node, this client included. */
-  readonly broadcast: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  readonly broadcast: <K extends OutgoingEvent<C>>(
+    this: Self<C>,
+    event: K,
+    payload: OutgoingPayload<C, K>
+  ) => Effect.Effect<void>
   /** To everybody on the topic but this client. */
-  readonly broadcastFrom: <K extends OutgoingEvent<C>>(event: K, payload: OutgoingPayload<C, K>) => Effect.Effect<void>
+  readonly broadcastFrom: <K extends OutgoingEvent<C>>(
+    this: Self<C>,
+    event: K,
+    payload: OutgoingPayload<C, K>
+  ) => Effect.Effect<void>
   /** To this process itself: `handleInfo` gets it after what is in the mailbox already. */
-  readonly send: (message: unknown) => Effect.Effect<void>
+  readonly send: (this: Self<C>, message: unknown) => Effect.Effect<void>
   /** As `send`, once `delay` has passed. */
-  readonly sendAfter: (message: unknown, delay: Duration.Input) => Effect.Effect<Process.TimerRef>
+  readonly sendAfter: (this: Self<C>, message: unknown, delay: Duration.Input) => Effect.Effect<Process.TimerRef>
   /**
    * Where the reply to the message in hand goes, to {@link reply} later and from anywhere; return {@link noReply} then.
    * Dies outside of `handleIn` and for a message without a ref.
@@ -119,10 +132,10 @@ export interface Self<C = Untyped> {
    * Ends the channel once the message in hand is handled (and answered). The client gets `phx_close`; with a `Crash` as
    * the reason it gets `phx_error` and joins again. Default `Process.normal`.
    */
-  readonly stop: (reason?: Process.ExitReason) => Effect.Effect<void>
+  readonly stop: (this: Self<C>, reason?: Process.ExitReason) => Effect.Effect<void>
   /** Subscribes to one more topic: its broadcasts come to `handleInfo` as `Message.Broadcast`. */
-  readonly subscribe: (topic: string) => Effect.Effect<void>
-  readonly unsubscribe: (topic: string) => Effect.Effect<void>
+  readonly subscribe: (this: Self<C>, topic: string) => Effect.Effect<void>
+  readonly unsubscribe: (this: Self<C>, topic: string) => Effect.Effect<void>
 }
 
 /** Where a reply goes; made by `ref` of {@link Self}, good for any number of replies, also after the channel has ended. */
@@ -260,7 +273,7 @@ export interface Custom {
   /** The id that `connect` gave the socket. */
   readonly socketId: string | undefined
   /** Sends the client a message as it is; what cannot be encoded is a defect. */
-  readonly send: (message: Message.Message | Message.Reply) => Effect.Effect<void>
+  readonly send: (this: Custom, message: Message.Message | Message.Reply) => Effect.Effect<void>
   /**
    * Tells the client that the channel ends as it should (`phx_close`); end with `Process.stop` then. A channel that ends
    * without it has crashed for its client (`phx_error`), which joins it again.

@@ -43,12 +43,9 @@ const v2: Format = {
   encode: (joinRef, ref, topic, event, payload) => {
     if (!(payload instanceof Uint8Array)) return JSON.stringify([joinRef, ref, topic, event, payload])
     const fields = [joinRef, ref, topic, event].map((field) => utf8.encode(field))
-    return Uint8Array.of(
-      0,
-      ...fields.map((field) => field.length),
-      ...fields.flatMap((field) => [...field]),
-      ...payload
-    )
+    const lengths = fields.map((field) => field.length)
+    if (lengths.some((length) => length > 255)) throw new RangeError("a field of a binary frame has at most 255 bytes")
+    return new Uint8Array(Buffer.concat([Uint8Array.of(0, ...lengths), ...fields, payload]))
   },
   decode: (frame) => {
     if (typeof frame === "string") {

@@ -141,6 +141,7 @@ export const make = (
         admission.connect(withoutToken(request, secret), params, serializer, secret)
       )
       if (Result.isFailure(connected)) return json({ status: 403 })
+      if (closing) return empty(503)
       const id = randomId()
       const token = yield* tokens.sign(salt, [runtime.pubsub.node, id], { maxAge: tokenMaxAge })
       const session = new PollSession(runtime, limits, () => void sessions.delete(id))

@@ -139,6 +139,10 @@ Free.layer(() => Effect.succeed({ handleIn: () => Effect.succeed({ id: 1 }) }))
 
 // --- pushes and broadcasts --------------------------------------------------------------------------------------------
 
+export const detached = ({ push }: Channel.Self) =>
+  // @ts-expect-error the functions of a channel belong to it
+  push("said", { body: "x" })
+
 export const outgoing = (
   room: Channel.Self<typeof Room["contract"]>,
   free: Channel.Self,
