@@ -20,7 +20,22 @@ const chromium: Engine = {
   packages: ["chromium"]
 }
 
-export const engines: ReadonlyArray<Engine> = [chromium]
+export const redisServer: Engine = {
+  name: "redis-server",
+  variable: "REDIS_SERVER_PATH",
+  binaries: ["redis-server", "valkey-server"],
+  packages: ["redis-server"]
+}
+
+export const natsServer: Engine = {
+  name: "nats-server",
+  variable: "NATS_SERVER_PATH",
+  // Debian keeps it where only root looks.
+  binaries: ["nats-server", "/usr/sbin/nats-server"],
+  packages: ["nats-server"]
+}
+
+export const engines: ReadonlyArray<Engine> = [chromium, redisServer, natsServer]
 
 const isExecutable = (path: string): boolean => {
   try {

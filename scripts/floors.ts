@@ -32,6 +32,7 @@ const backRooms: Readonly<Record<string, string>> = {
   "internal/assertions": "ChannelTest",
   "internal/channel": "Channel",
   "internal/channelMessage": "PubSub",
+  "internal/cluster": "pubsub/redis",
   "internal/customChannel": "Channel",
   "internal/drain": "Socket",
   "internal/group": "PubSub",
@@ -53,6 +54,7 @@ const published = Object.keys({ ...manifest["dependencies"], ...manifest["peerDe
 
 /** Packages that are used on a floor and above, and the number of that floor. */
 const packages: ReadonlyArray<readonly [name: RegExp, floor: number]> = [
+  [/^(redis|@nats-io\/transport-node)(\/|$)/, 2],
   [/^(ws|effect\/http|@effect\/platform-node|node:https?)(\/|$)/, 4]
 ]
 

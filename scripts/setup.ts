@@ -11,22 +11,31 @@ const missing = (): ReadonlyArray<Engine> => engines.filter((engine) => findEngi
 const succeeds = (command: ReadonlyArray<string>, stdio: "ignore" | "inherit"): boolean =>
   spawnSync(command[0] ?? "", command.slice(1), { stdio: ["ignore", stdio, stdio] }).status === 0
 
-/** The words to put before `apt-get`, or `undefined` where this user cannot install packages with it. */
-const apt = (): ReadonlyArray<string> | undefined => {
+/** The words to put before a command of root, or `undefined` where this user cannot install packages with apt-get. */
+const root = (): ReadonlyArray<string> | undefined => {
   if (!existsSync("/etc/debian_version") || !succeeds(["apt-get", "--version"], "ignore")) return undefined
-  const command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y"]
-  if (process.getuid?.() === 0) return command
-  return succeeds(["sudo", "-n", "true"], "ignore") ? ["sudo", "-n", ...command] : undefined
+  if (process.getuid?.() === 0) return []
+  return succeeds(["sudo", "-n", "true"], "ignore") ? ["sudo", "-n"] : undefined
 }
 
+/** A package of a server would start it as a service of this machine; tests start their own. */
+const script = `set -e
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap "rm -f $policy" EXIT
+  printf '#!/bin/sh\\nexit 101\\n' >$policy
+  chmod 755 $policy
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq -y update
+apt-get -qq -y install "$@"`
+
 const install = (wanted: ReadonlyArray<Engine>): void => {
-  const command = apt()
+  const command = root()
   if (command === undefined) return
   const packages = wanted.flatMap((engine) => engine.packages)
   console.log(`Installing ${packages.join(", ")} with apt-get ...`)
-  if (succeeds([...command, "update"], "inherit")) {
-    succeeds([...command, "install", ...packages], "inherit")
-  }
+  succeeds([...command, "sh", "-c", script, "setup", ...packages], "inherit")
 }
 
 // Installing does not help where a variable names a binary that is not there.

@@ -5,7 +5,8 @@
  * Delivery is at most once; messages of one sender to one topic keep their order.
  *
  * The model is Phoenix.PubSub (https://hexdocs.pm/phoenix_pubsub). How messages travel between nodes is the business of an
- * {@link Adapter}; {@link layer} is for a single node.
+ * {@link Adapter}; {@link layer} is for a single node, `effect-channels/pubsub/redis` and `effect-channels/pubsub/nats` are
+ * for several.
  */
 import { Cause, Context, Data, Effect, Exit, Layer, type Scope } from "effect"
 import { Entry, Topics } from "./internal/topics.ts"
@@ -46,6 +47,9 @@ export class BroadcastError extends Data.TaggedError("BroadcastError")<{
   readonly cause?: unknown
 }> {}
 
+/** Whether messages reach the other nodes just now; see {@link status}. */
+export type Status = "connected" | "reconnecting"
+
 /**
  * How messages reach other nodes. Messages are plain data (what JSON can say, and `Uint8Array`).
  *
@@ -63,6 +67,8 @@ export interface Adapter {
   readonly joined: (topic: string) => Effect.Effect<void>
   /** The last one has gone. Called in order with `joined`, for the same topic never at the same time. */
   readonly left: (topic: string) => Effect.Effect<void>
+  /** Whether the others are within reach; default always. */
+  readonly status?: Effect.Effect<Status> | undefined
 }
 
 /**
@@ -89,6 +95,8 @@ export class PubSub extends Context.Service<PubSub, {
   readonly subscriberCount: (topic: string) => number
   /** The topics that have subscribers on this node. */
   readonly topics: () => ReadonlyArray<string>
+  /** Whether the other nodes are within reach. */
+  readonly status: Effect.Effect<Status>
 }>()("effect-channels/PubSub") {}
 
 /**
@@ -154,6 +162,12 @@ export const directBroadcast = (
   message: unknown
 ): Effect.Effect<void, BroadcastError, PubSub> => PubSub.use((pubsub) => pubsub.directBroadcast(node, topic, message))
 
+/**
+ * Whether messages reach the other nodes just now, for a route that tells a load balancer if this node is ready. A single
+ * node is always `connected`.
+ */
+export const status: Effect.Effect<Status, never, PubSub> = PubSub.use((pubsub) => pubsub.status)
+
 /** The PubSub of a single node, and the node itself: everything that sockets and channels run on. */
 export const layer: Layer.Layer<PubSub | Process.System> = Layer.suspend(() =>
   layerAdapter(() => Effect.succeed(single))
@@ -216,7 +230,8 @@ const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Ser
     directBroadcast: (node, topic, message) =>
       node === adapter.node ? dispatch(topic, message) : adapter.direct(node, topic, message),
     subscriberCount: (topic) => topics.count(topic),
-    topics: () => topics.names
+    topics: () => topics.names,
+    status: adapter.status ?? Effect.succeed("connected")
   }
 }
 

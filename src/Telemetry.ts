@@ -6,7 +6,8 @@
  * both of `effect/observability`; docs/telemetry.md shows how, and lists spans and log lines too.
  *
  * Labels are names that the application's code gives: `socket` (the name given to `Socket.make`), `transport`
- * (`websocket`, `longpoll`, …), `channel` (the pattern, such as `room:*`) and `result` (`ok`, `refused` or `crashed`).
+ * (`websocket`, `longpoll`, …), `channel` (the pattern, such as `room:*`), `result` (`ok`, `refused` or `crashed`) and
+ * `adapter` (`redis` or `nats`).
  * Nothing that a client chooses becomes a label. The buckets of the durations end at 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50,
  * 100, 250, 500, 1000, 2500, 5000 and 10000 milliseconds.
  *
@@ -231,3 +232,11 @@ export const mailboxMessages: Metric.Gauge<number> = Metrics.mailboxMessages
  * @since 0.1.0
  */
 export const longestMailbox: Metric.Gauge<number> = Metrics.longestMailbox
+
+/**
+ * Whether the engine that connects this node with others is within reach: 1, or 0 during an outage. Label: `adapter`.
+ *
+ * @category clusters
+ * @since 0.1.0
+ */
+export const pubsubConnected: Metric.Gauge<number> = Metrics.pubsubConnected

@@ -208,3 +208,7 @@ export const socketMeter = (socket: string, context: Context.Context<never>): So
   }
   return meter
 }
+
+/** Adds to the adapter's gauge: 1 when it has connected, -1 when it is not connected any more, 0 to have it at all. */
+export const countConnected = (adapter: string, by: -1 | 0 | 1, context: Context.Context<never>): void =>
+  Metric.withAttributes(Metrics.pubsubConnected, { adapter }).modifyUnsafe(by, context)

@@ -54,3 +54,5 @@ export const broadcasts = counter("broadcasts", "Broadcasts made through a chann
 export const channelCrashes = counter("channel_crashes", "Channels that crashed after they were joined")
 export const mailboxMessages = gauge("mailbox_messages", "Messages that wait in the mailboxes of the channels")
 export const longestMailbox = gauge("longest_mailbox_messages", "Messages that wait in the fullest of the mailboxes")
+
+export const pubsubConnected = gauge("pubsub_connected", "1 while other nodes are within reach, 0 during an outage")

@@ -1,0 +1,115 @@
+/** Engines for the adapters of PubSub, real ones: each test has its own, on a port of its own, and may break it. */
+import { assert } from "@effect/vitest"
+import { type ChildProcess, spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdtempSync, rmSync } from "node:fs"
+import { connect, createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { type Engine as Program, findEngine, natsServer, redisServer } from "../../scripts/engines.ts"
+
+export interface Kind {
+  readonly name: string
+  readonly program: Program
+  readonly arguments: (port: number, folder: string) => ReadonlyArray<string>
+  readonly url: (port: number) => string
+}
+
+export const redis: Kind = {
+  name: "Redis",
+  program: redisServer,
+  arguments: (port, folder) => ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+  url: (port) => `redis://127.0.0.1:${port}`
+}
+
+export const nats: Kind = {
+  name: "NATS",
+  program: natsServer,
+  arguments: (port) => ["--addr", "127.0.0.1", "--port", `${port}`],
+  url: (port) => `nats://127.0.0.1:${port}`
+}
+
+/** Whether to leave its tests out; under CI they run, and fail. */
+export const isMissing = (kind: Kind): boolean => findEngine(kind.program) === undefined && process.env["CI"] !== "true"
+
+const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1")
+  await once(server, "listening")
+  const address = server.address()
+  server.close()
+  await once(server, "close")
+  return typeof address === "object" && address !== null ? address.port : assert.fail("no port")
+}
+
+/** Whether somebody listens. */
+const answers = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1")
+    const end = (answer: boolean) => () => {
+      socket.destroy()
+      resolve(answer)
+    }
+    socket.once("connect", end(true)).once("error", end(false))
+  })
+
+export class Engine {
+  readonly url: string
+  readonly port: number
+  private readonly kind: Kind
+  private readonly more: ReadonlyArray<string>
+  private readonly folder = mkdtempSync(join(tmpdir(), "engine-"))
+  private child: ChildProcess | undefined
+
+  private constructor(kind: Kind, port: number, more: ReadonlyArray<string>) {
+    this.kind = kind
+    this.port = port
+    this.more = more
+    this.url = kind.url(port)
+  }
+
+  /** One that is not running yet. */
+  static async reserve(kind: Kind, more: ReadonlyArray<string> = []): Promise<Engine> {
+    return new Engine(kind, await freePort(), more)
+  }
+
+  static async start(kind: Kind, more: ReadonlyArray<string> = []): Promise<Engine> {
+    const engine = await Engine.reserve(kind, more)
+    await engine.start()
+    return engine
+  }
+
+  async start(): Promise<void> {
+    const { program } = this.kind
+    const binary = findEngine(program) ??
+      assert.fail(`${program.name} is missing: install it or set ${program.variable}`)
+    const child = spawn(binary, [...this.kind.arguments(this.port, this.folder), ...this.more], { stdio: "ignore" })
+    this.child = child
+    while (!(await answers(this.port))) {
+      if (child.exitCode !== null) assert.fail(`${program.name} has ended with ${child.exitCode}`)
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+  }
+
+  /** At once, as when its machine fails. */
+  async kill(): Promise<void> {
+    const { child } = this
+    this.child = undefined
+    if (child === undefined || child.exitCode !== null) return
+    child.kill("SIGKILL")
+    await once(child, "exit")
+  }
+
+  /** It keeps its connections and answers nobody. */
+  freeze(): void {
+    this.child?.kill("SIGSTOP")
+  }
+
+  thaw(): void {
+    this.child?.kill("SIGCONT")
+  }
+
+  async stop(): Promise<void> {
+    await this.kill()
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+}
