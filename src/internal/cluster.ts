@@ -15,6 +15,8 @@ export interface Listener {
   readonly message: (channel: string, data: Uint8Array) => void
   /** The connection is broken: it is given up, and another one is made. */
   readonly broken: (cause: unknown) => void
+  /** A message was refused; the connection goes on. */
+  readonly refused: (cause: unknown) => void
 }
 
 /**
@@ -156,7 +158,8 @@ export class Cluster implements Adapter {
     }
     const connection = yield* this.engine.connect({
       message: (channel, data) => this.receive(channel, data),
-      broken
+      broken,
+      refused: (cause) => this.refused(cause)
     }).pipe(Effect.timeout(timeout))
     this.connection = connection
     this.broken = broken
@@ -284,10 +287,14 @@ export class Cluster implements Adapter {
       (cause: unknown) => {
         this.lost++
         this.settled(data.length)
-        // A message that a sound connection refuses, such as one that the user may not publish.
-        if (this.connection === connection) this.complain("a message was refused", { cause: Cause.fail(cause) })
+        if (this.connection === connection) this.refused(cause)
       }
     )
+  }
+
+  /** A sound connection does not take a message, such as one that this user may not publish. */
+  private refused(cause: unknown): void {
+    this.complain("a message was refused", { cause: Cause.fail(cause) })
   }
 
   private settled(bytes: number): void {

@@ -1,7 +1,8 @@
 import { Effect } from "effect"
 import * as PubSub from "../../src/PubSub.ts"
+import * as Nats from "../../src/pubsub/nats.ts"
 import * as Redis from "../../src/pubsub/redis.ts"
-import { Engine, isMissing, type Kind, redis } from "../support/engine.ts"
+import { Engine, isMissing, type Kind, nats, redis } from "../support/engine.ts"
 import { contract, type NodeLayer, startNode } from "./contract.ts"
 
 const times = (count: number, layer: (index: number) => NodeLayer) =>
@@ -55,3 +56,4 @@ const onEngine = (kind: Kind, layer: (options: { readonly url: string; readonly 
 }
 
 onEngine(redis, Redis.layer)
+onEngine(nats, Nats.layer)

@@ -140,7 +140,8 @@ export const outages = ({ channel, kind, layer, publish }: Subject): void => {
           assert.deepStrictEqual(gone.received, [])
           assert.deepStrictEqual(log.lines.map(({ level }) => level).sort(), ["Info", "Info", "Warn", "Warn"])
           assert.deepStrictEqual(log.of(back).map(({ annotations }) => annotations["lost"]).sort(), [0, 6])
-        })
+        }),
+      impatient
     )
 
     pair(
@@ -162,7 +163,8 @@ export const outages = ({ channel, kind, layer, publish }: Subject): void => {
           yield* drain(a, "room:2", during)
           assert.strictEqual(there.received.at(-1), "again")
           assert.deepStrictEqual(during.received, ["too"])
-        })
+        }),
+      { timeout: 2000, heartbeat: 400 }
     )
 
     it.live("need not be there when a node starts", () =>
