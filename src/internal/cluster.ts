@@ -23,7 +23,7 @@ export interface Listener {
  * One connection to an engine, which does not reconnect. Promises may be rejected whenever it breaks; no method throws.
  */
 export interface Connection {
-  /** In the order of the calls; complete once nothing of it waits here. */
+  /** In the order of the calls, as are the two below; complete once nothing of it waits here. */
   readonly publish: (channel: string, data: Buffer<ArrayBuffer>) => Promise<unknown>
   /** Complete once messages arrive. A channel that is subscribed already stays so, once. */
   readonly subscribe: (channels: Array<string>) => Promise<unknown>
@@ -61,7 +61,6 @@ export class Cluster implements Adapter {
   private readonly context: Context.Context<never>
   private readonly fork: (effect: Effect.Effect<void>) => void
   private readonly traced: boolean
-  private readonly own: string
 
   /** By channel: complete once its messages arrive. */
   private readonly wanted = new Map<string, Deferred.Deferred<void>>()
@@ -96,9 +95,8 @@ export class Cluster implements Adapter {
     this.context = context
     this.fork = Effect.runForkWith(context)
     this.traced = isTraced(context)
-    this.own = this.channel("node", this.node)
     this.outageSince = Context.get(context, Clock.Clock).currentTimeMillisUnsafe()
-    this.wanted.set(this.own, Deferred.makeUnsafe())
+    this.wanted.set(this.channel("node", this.node), Deferred.makeUnsafe())
     this.count(0)
   }
 
@@ -123,13 +121,12 @@ export class Cluster implements Adapter {
   }
 
   left(topic: string): Effect.Effect<void> {
-    return Effect.suspend(() => {
+    return Effect.sync(() => {
       const channel = this.channel("topic", topic)
       this.wanted.delete(channel)
       const { broken, connection } = this
-      if (connection === undefined) return Effect.void
-      // Complete before the topic is joined again: a client may take a subscription that is about to end for one that lasts.
-      return Effect.promise(() => connection.unsubscribe(channel).then(undefined, broken))
+      // Not waited for: an engine that hangs would hold up who joins the topic next.
+      connection?.unsubscribe(channel).then(undefined, broken)
     })
   }
 
@@ -151,7 +148,9 @@ export class Cluster implements Adapter {
   private readonly session = Effect.gen({ self: this }, function*() {
     const { heartbeat, timeout } = this.settings
     const end = Deferred.makeUnsafe<never, unknown>()
+    let isSound = true
     const broken = (cause: unknown) => {
+      isSound = false
       // At once, so that nobody takes what is now refused for a refusal of the engine.
       if (this.broken === broken) this.connection = undefined
       Deferred.doneUnsafe(end, Exit.fail(cause))
@@ -167,10 +166,13 @@ export class Cluster implements Adapter {
     yield* Effect.addFinalizer(() => Effect.sync(() => void (this.connection = undefined)))
     const serve = Effect.gen({ self: this }, function*() {
       yield* this.subscribeAll
+      if (!isSound) return yield* Effect.never
       yield* this.connected
       for (;;) {
         yield* Effect.sleep(heartbeat)
         yield* this.ping(connection).pipe(Effect.timeout(heartbeat))
+        // Not earlier: an engine that takes everybody and keeps nobody is not to be asked all the time.
+        this.attempts = 0
       }
     })
     yield* Effect.raceFirst(Deferred.await(end), serve).pipe(
@@ -215,7 +217,6 @@ export class Cluster implements Adapter {
     const { isLogged, lost } = this
     this.isConnected = true
     this.isLogged = false
-    this.attempts = 0
     this.lost = 0
     this.complaints.clear()
     this.count(1)

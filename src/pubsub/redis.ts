@@ -21,11 +21,21 @@ import * as Effect from "effect/Effect"
 import type * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import { createClient, type RedisClientOptions } from "redis"
+import {
+  createClient,
+  type RedisClientOptions,
+  type RedisFunctions,
+  type RedisModules,
+  type RedisScripts,
+  type RespVersions
+} from "redis"
 import * as Cluster from "../internal/cluster.ts"
 import { type ClusterOptions, mistake, type Settings, settingsOf } from "../internal/clusterOptions.ts"
 import type * as Process from "../Process.ts"
 import * as PubSub from "../PubSub.ts"
+
+/** Of either protocol: the package's own default is the newer one alone. */
+type ClientOptions = RedisClientOptions<RedisModules, RedisFunctions, RedisScripts, RespVersions>
 
 /**
  * Where Redis is, and how to talk to the other nodes.
@@ -37,7 +47,7 @@ export interface Options extends ClusterOptions {
   /** `redis[s]://[[username][:password]@][host][:port][/database]`; default `redis://localhost:6379`. */
   readonly url?: Redacted.Redacted<string> | string | undefined
   /** What else the package `redis` is told, such as certificates; reconnecting is not its business. */
-  readonly client?: Omit<RedisClientOptions, "url" | "disableOfflineQueue"> | undefined
+  readonly client?: Omit<ClientOptions, "url" | "disableOfflineQueue"> | undefined
 }
 
 /**
@@ -106,7 +116,7 @@ export const layerConfig = (
 
 interface Resolved {
   readonly settings: Settings
-  readonly client: RedisClientOptions
+  readonly client: ClientOptions
 }
 
 const resolve = ({ client, url, ...options }: Options): Result.Result<Resolved, ConfigProvider.SourceError> => {
@@ -129,7 +139,7 @@ const resolve = ({ client, url, ...options }: Options): Result.Result<Resolved, 
 const make = ({ client, settings }: Resolved, deliver: (topic: string, message: unknown) => void) =>
   Cluster.make(engine(client), settings, deliver)
 
-const connected = Effect.fnUntraced(function*(options: RedisClientOptions, broken: (cause: unknown) => void) {
+const connected = Effect.fnUntraced(function*(options: ClientOptions, broken: (cause: unknown) => void) {
   const client = yield* Effect.acquireRelease(
     Effect.sync(() => createClient(options)),
     (client) => Effect.sync(() => client.destroy())
@@ -140,7 +150,7 @@ const connected = Effect.fnUntraced(function*(options: RedisClientOptions, broke
   return client
 })
 
-const engine = (options: RedisClientOptions): Cluster.Engine => ({
+const engine = (options: ClientOptions): Cluster.Engine => ({
   name: "Redis",
   label: "redis",
   separator: ":",

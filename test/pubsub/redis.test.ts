@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Config, ConfigProvider, Effect, Layer } from "effect"
+import { Cause, Config, ConfigProvider, Effect, Layer, Logger } from "effect"
 import { createClient } from "redis"
 import * as Redis from "../../src/pubsub/redis.ts"
-import { redis } from "../support/engine.ts"
+import { Engine, isMissing, redis } from "../support/engine.ts"
+import { startNode, subscribe } from "./contract.ts"
 import { outages } from "./outage.ts"
 
 outages({
@@ -15,6 +16,42 @@ outages({
     for (const message of messages) await client.publish(channel, Buffer.from(message))
     client.destroy()
   }
+})
+
+describe.skipIf(isMissing(redis))("Redis", () => {
+  const engineWith = (...more: ReadonlyArray<string>) =>
+    Effect.acquireRelease(
+      Effect.promise(() => Engine.start(redis, more)),
+      (engine) => Effect.promise(() => engine.stop())
+    )
+
+  it.live("may speak the older of its protocols", () =>
+    Effect.gen(function*() {
+      const { url } = yield* engineWith()
+      const layer = Redis.layer({ url, client: { RESP: 2 } })
+      const [a, b] = [yield* startNode(Layer.fresh(layer)), yield* startNode(Layer.fresh(layer))]
+      for (let round = 0; round < 20; round++) {
+        const there = yield* subscribe(b, "room:1")
+        yield* a.pubsub.broadcast("room:1", new Uint8Array([round]))
+        assert.deepStrictEqual(yield* there.atLeast(1), [new Uint8Array([round])])
+        yield* b.pubsub.unsubscribeAll("room:1", there.pid)
+      }
+    }))
+
+  it.live("that lets a node in but not subscribe is an outage, logged once", () =>
+    Effect.gen(function*() {
+      const { url } = yield* engineWith("--user", "default", "on", "nopass", "~*", "resetchannels", "&other:*", "+@all")
+      const lines: Array<string> = []
+      const log = Logger.layer([
+        Logger.make(({ cause, message }) => void lines.push(`${String(message)} ${Cause.pretty(cause)}`))
+      ])
+      // Time for some attempts.
+      const a = yield* startNode(Redis.layer({ url, timeout: 1000 }).pipe(Layer.provide(log)))
+      yield* subscribe(a, "room:1")
+      assert.strictEqual(yield* a.pubsub.status, "reconnecting")
+      assert.lengthOf(lines, 1)
+      assert.match(lines[0] ?? "", /^Redis is out of reach.*NOPERM/s)
+    }))
 })
 
 const secret = "http://me:secret@host"
