@@ -68,7 +68,12 @@ export interface Tracker {
     key: string,
     meta: Readonly<Record<string, unknown>>
   ) => Effect.Effect<string, TrackerError>
-  /** Replaces what is known of a presence, or computes it from what is. */
+  /**
+   * Replaces what is known of a presence, or computes it from what is; the function runs in the tracker, and what it throws
+   * is a defect of the caller.
+   *
+   * @returns the new `phx_ref`
+   */
   readonly update: (
     pid: Process.Pid,
     topic: string,
@@ -81,6 +86,7 @@ export interface Tracker {
   readonly untrackAll: (pid: Process.Pid) => Effect.Effect<void>
   /** The presences of a topic on all nodes that are up, by key. */
   readonly list: (topic: string) => ReadonlyMap<string, ReadonlyArray<Meta>>
+  /** The metas under one key of a topic; empty if nobody is there. */
   readonly getByKey: (topic: string, key: string) => ReadonlyArray<Meta>
   /** Tells all other nodes that this one's presences have left; what is tracked after that is not told. */
   readonly gracefulPermdown: Effect.Effect<void>
@@ -124,7 +130,7 @@ class Request<A> {
   }
 }
 
-type Done<A> = { readonly value: A } | { readonly error: TrackerError }
+type Done<A> = { readonly value: A } | { readonly error: TrackerError } | { readonly defect: unknown }
 
 class Ended {
   readonly process: process.Process
@@ -133,13 +139,14 @@ class Ended {
   }
 }
 
-class Tick {}
-const tick = new Tick()
+const tick = { _tag: "Tick" }
 
 interface Settings extends replica.Options {
   readonly permdownOnShutdown: boolean
   readonly pubsub: PubSub.PubSub["Service"]
   readonly handleDiff: (diff: Diff) => Effect.Effect<void>
+  /** Goes on where the shard before has ended, so that no two presences have the same `phx_ref`. */
+  readonly count: () => number
 }
 
 /** The process of a part of the topics: a replica, and who is tracked. */
@@ -147,6 +154,7 @@ class Shard implements process.Watcher {
   readonly replica: replica.Replica
   private readonly topic: string
   private readonly pid: Process.Pid<unknown>
+  private readonly process: process.Process
   private readonly settings: Settings
   private readonly clock: Clock.Clock
   private readonly tracked = new Map<process.Process, Map<string, Map<string, number>>>()
@@ -157,6 +165,8 @@ class Shard implements process.Watcher {
   constructor(topic: string, pid: Process.Pid<unknown>, settings: Settings, life: number, clock: Clock.Clock) {
     this.topic = topic
     this.pid = pid
+    this.process = Process.fromPid(pid)
+    this.process.watch(this, this)
     this.settings = settings
     this.replica = new replica.Replica({ node: settings.pubsub.node, life }, settings)
     this.clock = clock
@@ -185,8 +195,8 @@ class Shard implements process.Watcher {
     try {
       done = { value: run(this) }
     } catch (error) {
-      if (!(error instanceof TrackerError)) throw error
-      done = { error }
+      // A fault in the function of an update is that of its caller: everybody else stays present.
+      done = error instanceof TrackerError ? { error } : { defect: error }
     }
     return Effect.andThen(this.publish([]), Process.reply(replyTo, done))
   }
@@ -216,17 +226,21 @@ class Shard implements process.Watcher {
   }
 
   terminate(reason: Process.ExitReason): Effect.Effect<void> {
-    for (const process of this.tracked.keys()) {
-      process.unwatch(this)
-      // They believe to be present, and are not: who joins again is tracked again.
-      if (!Process.isGraceful(reason)) process.signal(reason)
-    }
     return this.settings.permdownOnShutdown && Process.isGraceful(reason) ? this.bye() : Effect.void
   }
 
-  /** A process that is tracked has ended. */
-  ended(ended: process.Peer): void {
-    if (ended instanceof process.Process) Process.sendUnsafe(this.pid, new Ended(ended))
+  /** A process that is tracked has ended, or this one. */
+  ended(ended: process.Peer, reason: Process.ExitReason): void {
+    if (ended !== this.process) {
+      if (ended instanceof process.Process) Process.sendUnsafe(this.pid, new Ended(ended))
+      return
+    }
+    for (const process of this.tracked.keys()) {
+      // They believe to be present, and are not: who joins again is tracked again.
+      if (Process.isGraceful(reason)) process.unwatch(this.process)
+      else process.linkEnded(this.process, reason)
+    }
+    this.tracked.clear()
   }
 
   // --- requests -----------------------------------------------------------------------------------------------------
@@ -242,7 +256,7 @@ class Shard implements process.Watcher {
     }
     if (topics === undefined) {
       this.tracked.set(process, topics = new Map())
-      process.watch(this, this)
+      process.watch(this.process, this)
     }
     let keys = topics.get(topic)
     if (keys === undefined) topics.set(topic, keys = new Map())
@@ -293,7 +307,7 @@ class Shard implements process.Watcher {
 
   private forget(process: process.Process): void {
     this.tracked.delete(process)
-    process.unwatch(this)
+    process.unwatch(this.process)
   }
 
   private remove(ids: ReadonlyArray<number>): void {
@@ -301,14 +315,12 @@ class Shard implements process.Watcher {
     this.changes.push(this.replica.remove(ids))
   }
 
-  private refs = 0
-
   /** Sixteen characters: when, where, and a count. */
   private newRef(): string {
     const bytes = Buffer.alloc(12)
     bytes.writeBigUInt64BE(BigInt.asUintN(64, this.clock.currentTimeNanosUnsafe()))
     bytes.writeUInt16BE(hash(this.settings.pubsub.node + this.topic) & 0xffff, 8)
-    bytes.writeUInt16BE(this.refs++ & 0xffff, 10)
+    bytes.writeUInt16BE(this.settings.count() & 0xffff, 10)
     return bytes.toString("base64url")
   }
 }
@@ -327,13 +339,27 @@ const settingsOf = (options: Options): replica.Options => {
   const maxSilentPeriods = options.maxSilentPeriods ?? 10
   const downPeriod = options.downPeriod === undefined ? period * maxSilentPeriods * 2 : millis(options.downPeriod)
   const permdownPeriod = millis(options.permdownPeriod ?? "20 minutes")
+  if (!(period > 0)) throw new RangeError("broadcastPeriod must be longer than nothing")
   if (downPeriod < 2 * period) throw new RangeError("downPeriod must be at least two times broadcastPeriod")
   if (permdownPeriod <= downPeriod) throw new RangeError("permdownPeriod must be longer than downPeriod")
   return { period, maxSilentPeriods, downPeriod, permdownPeriod }
 }
 
 /**
- * Starts a tracker; it ends with the Scope.
+ * Starts a tracker; it ends with the Scope. Options that contradict each other are a defect, a `RangeError`.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Process, Tracker } from "effect-channels"
+ *
+ * const workers = Effect.gen(function*() {
+ *   const tracker = yield* Tracker.make("workers", (diff) => Effect.logInfo("changed", [...diff.keys()]))
+ *   const worker = yield* Process.spawn(() => Effect.succeed({ handle: () => Effect.void }))
+ *   yield* tracker.track(worker, "jobs", "resize images", { busy: false })
+ *   return tracker.list("jobs")
+ * })
+ * ```
  *
  * @param name - the same on all nodes, and unique among the trackers of a node
  * @param handleDiff - told of each change, on this node and on others, in order
@@ -346,13 +372,16 @@ export const make = (
   Effect.gen(function*() {
     const pubsub = yield* PubSub.PubSub
     const clock = yield* Clock.Clock
+    let refs = 0
     const settings: Settings = {
       ...settingsOf(options),
+      count: () => refs++,
       permdownOnShutdown: options.permdownOnShutdown ?? true,
       pubsub,
       handleDiff
     }
     const count = options.shards ?? 1
+    if (!Number.isInteger(count) || count < 1) throw new RangeError("shards must be a whole number, at least 1")
     const running: Array<{ readonly shard: Shard; readonly pid: Process.Pid<unknown> }> = []
     const child = (index: number) =>
       Supervisor.child({
@@ -360,10 +389,13 @@ export const make = (
         start: (pid: Process.Pid<unknown>) =>
           Effect.gen(function*() {
             const topic = `phx_presence:${name}_shard${index}`
-            // Greater than that of any life before, also of one in the same millisecond.
-            const life = clock.currentTimeMillisUnsafe() + (yield* Random.next)
+            // Another than that of any life before, and greater, also when a crash was sooner than the clock moves.
+            const before = running[index]?.shard.replica.self.life ?? 0
+            const life = Math.max(clock.currentTimeMillisUnsafe() + (yield* Random.next), before + 1)
             const shard = new Shard(topic, pid, settings, life, clock)
+            const gone = running[index]?.shard.replica.forgetAll() ?? new Map()
             running[index] = { shard, pid }
+            if (gone.size > 0) yield* handleDiff(gone)
             yield* pubsub.subscribe(topic, { pid, deliver: (message) => void Process.sendUnsafe(pid, message) })
             yield* Process.sendAfter(pid, tick, settings.period * 0.25 * (yield* Random.next))
             return {
@@ -392,7 +424,13 @@ export const make = (
         return Process.call<unknown, Done<A>>(pid, (replyTo) => new Request(run, replyTo))
       }).pipe(
         Effect.orDie,
-        Effect.flatMap((done) => "error" in done ? Effect.fail(done.error) : Effect.succeed(done.value))
+        Effect.flatMap((done) =>
+          "value" in done
+            ? Effect.succeed(done.value)
+            : "error" in done
+            ? Effect.fail(done.error)
+            : Effect.die(done.defect)
+        )
       )
     const all = (run: (shard: Shard) => unknown) =>
       Effect.forEach(running, (_, index) => Effect.orDie(ask(index, run)), { discard: true })

@@ -80,44 +80,57 @@ export interface Options {
 /** How many removals an owner remembers, to answer a request without a snapshot. */
 const rememberedRemovals = 1000
 
-/** How many presences travel in one packet of a snapshot. */
+/** How many presences and removals travel in one packet. */
 const partSize = 1000
 
-/** Collects a diff, and keeps what is visible in step with it. */
+const noDiff: Diff = new Map()
+
+const told = ([, , key, meta]: Presence): readonly [key: string, meta: Meta] => [key, meta]
+
+/** Collects a diff, and keeps what is visible in step with it. What comes and goes within one diff is in none. */
 class View {
   private readonly topics = new Map<string, Map<string, Set<Presence>>>()
-  private changes = new Map<string, { joins: Array<readonly [string, Meta]>; leaves: Array<readonly [string, Meta]> }>()
+  private changes = new Map<string, { readonly joins: Set<Presence>; readonly leaves: Set<Presence> }>()
 
   private change(topic: string) {
     let change = this.changes.get(topic)
-    if (change === undefined) this.changes.set(topic, change = { joins: [], leaves: [] })
+    if (change === undefined) this.changes.set(topic, change = { joins: new Set(), leaves: new Set() })
     return change
   }
 
   show(presence: Presence): void {
-    const [, topic, key, meta] = presence
+    const [, topic, key] = presence
     let keys = this.topics.get(topic)
     if (keys === undefined) this.topics.set(topic, keys = new Map())
     const presences = keys.get(key)
     if (presences === undefined) keys.set(key, new Set([presence]))
     else presences.add(presence)
-    this.change(topic).joins.push([key, meta])
+    const { joins, leaves } = this.change(topic)
+    if (!leaves.delete(presence)) joins.add(presence)
   }
 
   hide(presence: Presence): void {
-    const [, topic, key, meta] = presence
+    const [, topic, key] = presence
     const keys = this.topics.get(topic)
     const presences = keys?.get(key)
     if (keys === undefined || presences === undefined || !presences.delete(presence)) return
     if (presences.size === 0) keys.delete(key)
     if (keys.size === 0) this.topics.delete(topic)
-    this.change(topic).leaves.push([key, meta])
+    const { joins, leaves } = this.change(topic)
+    if (!joins.delete(presence)) leaves.add(presence)
   }
 
   take(): Diff {
     const { changes } = this
+    if (changes.size === 0) return noDiff
     this.changes = new Map()
-    return changes
+    const diff = new Map<string, { joins: Array<readonly [string, Meta]>; leaves: Array<readonly [string, Meta]> }>()
+    for (const [topic, { joins, leaves }] of changes) {
+      if (joins.size + leaves.size > 0) {
+        diff.set(topic, { joins: Array.from(joins, told), leaves: Array.from(leaves, told) })
+      }
+    }
+    return diff
   }
 
   list(topic: string): ReadonlyMap<string, ReadonlySet<Presence>> | undefined {
@@ -163,8 +176,10 @@ export class Replica {
   private removalsSince = 0
   /** The version that was last told to all. */
   private told = 0
-  private changed = new Set<number>()
+  /** What has changed since, with the version of its last change, in the order of these. */
+  private changed = new Map<number, number>()
   private silent = Infinity
+  private ended = false
 
   constructor(self: Owner, options: Options) {
     this.self = self
@@ -179,7 +194,7 @@ export class Replica {
     const before = this.own.get(id)
     if (before !== undefined) this.view.hide(before.presence)
     this.own.set(id, { presence, version: ++this.version })
-    this.changed.add(id)
+    this.note(id)
     this.view.show(presence)
     return this.view.take()
   }
@@ -190,15 +205,30 @@ export class Replica {
       if (before === undefined) continue
       this.own.delete(id)
       this.removals.push([++this.version, id])
-      this.changed.add(id)
+      this.note(id)
       this.view.hide(before.presence)
     }
     while (this.removals.length > rememberedRemovals) this.removalsSince = this.removals.shift()?.[0] ?? 0
     return this.view.take()
   }
 
-  /** The last packet of this life. */
+  private note(id: number): void {
+    this.changed.delete(id)
+    this.changed.set(id, this.version)
+  }
+
+  /** What everybody here has to be told when this state is lost: that all have left. */
+  forgetAll(): Diff {
+    for (const copy of this.copies.values()) this.hideAll(copy)
+    for (const { presence } of this.own.values()) this.view.hide(presence)
+    this.copies.clear()
+    this.own.clear()
+    return this.view.take()
+  }
+
+  /** The last packet of this life: from now on this node says nothing of itself. */
   bye(): Outgoing {
+    this.ended = true
     return { to: undefined, packet: { type: "bye", from: this.self } }
   }
 
@@ -216,32 +246,45 @@ export class Replica {
         copy.state = "down"
       }
     }
-    return { diff: this.view.take(), send: this.news() }
+    return { diff: this.view.take(), send: this.ended ? [] : this.news() }
   }
 
   private news(): ReadonlyArray<Outgoing> {
     const { self: from, version } = this
     if (this.changed.size > 0) {
-      const packet = this.delta(this.told, this.changed)
-      this.changed = new Set()
-      this.told = version
+      const { changed } = this
+      this.changed = new Map()
       this.silent = 0
-      return [{ to: undefined, packet }]
+      const packets = this.deltas(this.told, changed)
+      this.told = version
+      return packets.map((packet) => ({ to: undefined, packet }))
     }
     if (this.silent++ < this.options.maxSilentPeriods) return []
     this.silent = 0
     return [{ to: undefined, packet: { type: "heartbeat", from, version } }]
   }
 
-  private delta(base: number, changed: Iterable<number>): Packet {
-    const present: Array<Presence> = []
-    const gone: Array<number> = []
-    for (const id of changed) {
+  /**
+   * What has changed after `base`, in the order of the last changes, so that it can be cut anywhere: a copy at a version
+   * is right about all that has not changed since, and what has is yet to come.
+   */
+  private deltas(base: number, changed: ReadonlyMap<number, number>): ReadonlyArray<Packet> {
+    const packets: Array<Packet> = []
+    let present: Array<Presence> = []
+    let gone: Array<number> = []
+    let left = changed.size
+    for (const [id, version] of changed) {
       const found = this.own.get(id)
       if (found === undefined) gone.push(id)
       else present.push(found.presence)
+      if (--left > 0 && present.length + gone.length < partSize) continue
+      const last = left === 0 ? this.version : version
+      packets.push({ type: "delta", from: this.self, base, version: last, present, gone })
+      base = last
+      present = []
+      gone = []
     }
-    return { type: "delta", from: this.self, base, version: this.version, present, gone }
+    return packets
   }
 
   // --- others -------------------------------------------------------------------------------------------------------
@@ -256,7 +299,8 @@ export class Replica {
         if (copy !== undefined) this.learn(copy, packet, now, send)
       }
     }
-    return { diff: this.view.take(), send }
+    // Who has said bye may still look, and ask for what it lacks, but speaks of itself no more.
+    return { diff: this.view.take(), send: this.ended ? send.filter(({ packet }) => packet.type === "request") : send }
   }
 
   /** The copy that a packet is about; undefined when it speaks of a life that is over. */
@@ -301,10 +345,11 @@ export class Replica {
   private answer(to: string, have: number, send: Array<Outgoing>): void {
     const { self: from, version } = this
     if (have >= this.removalsSince && have > 0) {
-      const changed = new Set<number>()
-      for (const [id, own] of this.own) if (own.version > have) changed.add(id)
-      for (const [removed, id] of this.removals) if (removed > have) changed.add(id)
-      send.push({ to, packet: this.delta(have, changed) })
+      const last = new Map<number, number>()
+      for (const [removed, id] of this.removals) if (removed > have) last.set(id, removed)
+      for (const [id, own] of this.own) if (own.version > have) last.set(id, own.version)
+      const changed = new Map([...last].sort(([, a], [, b]) => a - b))
+      for (const packet of this.deltas(have, changed)) send.push({ to, packet })
       return
     }
     const present = Array.from(this.own.values(), (own) => own.presence)
