@@ -80,7 +80,7 @@ export interface Accepted<in A> {
  * Accepts a client.
  *
  * @param options - `id`: names the connection, so that `Endpoint.disconnect` finds it, on every node; several connections
- *   may share one (default: none). `assigns`: the services that its channels ask for.
+ *   may share one (default: none). No channel must serve it as a topic. `assigns`: the services that its channels ask for.
  *
  * @example
  * ```ts
