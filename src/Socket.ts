@@ -62,7 +62,10 @@ export interface Uri {
   readonly query: string
 }
 
-/** The other end of a connection. */
+/**
+ * The other end of a connection. Behind a proxy `address` is the client's where the application says whom to believe
+ * (`HttpMiddleware.xForwardedHeaders`); the other two are the proxy's.
+ */
 export interface PeerData {
   readonly address: string | undefined
   readonly port: number | undefined
