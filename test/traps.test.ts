@@ -360,7 +360,7 @@ describe("connecting", () => {
         const { port } = yield* start([{ path: "/ws" }])
         const response = yield* Effect.promise(() => fetch(url(port, "/ws").replace("ws:", "http:")))
         assert.strictEqual(response.status, 400)
-        assert.include(yield* Effect.promise(() => response.text()), "'upgrade' header")
+        assert.include(yield* Effect.promise(() => response.text()), "'connection' header")
       })
   )
 
