@@ -15,18 +15,22 @@ const Room = Channel.make("room:*", {
   outgoing: { said: Schema.Struct({ by: Schema.Finite, n: Schema.Finite }) }
 })
 
-const RoomLive = Room.layer(Effect.fnUntraced(function*(room) {
-  const user = yield* User
-  let sum = 0
-  return {
-    handleIn: {
-      echo: ({ n }) => Effect.as(room.broadcast("said", { by: user.id, n: sum += n }), { n })
+const RoomLive = Room.layer(
+  Effect.fnUntraced(function*(room) {
+    const user = yield* User
+    let sum = 0
+    return {
+      handleIn: {
+        echo: ({ n }) => Effect.as(room.broadcast("said", { by: user.id, n: sum += n }), { n })
+      }
     }
-  }
-}))
+  }),
+  { logJoin: false }
+)
 
 const UserSocket = Socket.make("bench", { channels: [Room] })
-const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept({ assigns: Context.make(User, { id: 1 }) })))
+const assigns = Context.make(User, { id: 1 })
+const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept({ assigns })))
 
 const heap = Effect.promise(async () => {
   for (let i = 0; i < 5; i++) {
@@ -42,9 +46,7 @@ const program = Effect.gen(function*() {
   const acceptor = yield* Socket.acceptor(UserSocket)
   let sent = 0
   const transport = { name: "bench", send: () => void sent++, close: () => {} }
-  const open = Effect.gen(function*() {
-    return acceptor.open(transport, Serializer.v2, { id: undefined, assigns: Context.empty() })
-  })
+  const open = Effect.sync(() => acceptor.open(transport, Serializer.v2, { id: undefined, assigns }))
   const measure = Effect.fnUntraced(function*(topic: (n: number) => string) {
     const sockets = yield* Effect.replicateEffect(open, connections)
     yield* settle

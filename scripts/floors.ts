@@ -41,6 +41,7 @@ const backRooms: Readonly<Record<string, string>> = {
   "internal/pollSession": "transport/LongPoll",
   "internal/reply": "Channel",
   "internal/served": "Channel",
+  "internal/shutdown": "transport/WebSocket",
   "internal/socket": "Socket",
   "internal/testClient": "ChannelTest",
   "internal/testJoin": "ChannelTest"

@@ -4,7 +4,7 @@
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
 import { Cause, Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter, type HttpServerRequest, type HttpServerResponse } from "effect/http"
+import { HttpMiddleware, HttpRouter } from "effect/http"
 import type { Server } from "node:http"
 import type * as Admission from "./internal/admission.ts"
 import { prepare } from "./internal/httpServer.ts"
@@ -45,11 +45,6 @@ export interface LongPollOptions extends LongPoll.Options {}
 /** Where `connect` gets the session of a web application from. */
 export interface SessionOptions extends Admission.SessionOptions {}
 
-type Handler = (
-  request: HttpServerRequest.HttpServerRequest,
-  pathParams: Admission.PathParams
-) => Effect.Effect<HttpServerResponse.HttpServerResponse>
-
 /**
  * Mounts a socket on the `HttpRouter` of an application.
  *
@@ -57,6 +52,9 @@ type Handler = (
  * outside of `HttpRouter.serve`, so that the rest of the application shares it. When the Layer's scope closes, all
  * connections are closed with 1012, which makes clients connect again. Give the HTTP server to {@link prepareServer}:
  * otherwise it first waits for open connections to end by themselves, for 20 seconds, and WebSockets do not.
+ *
+ * With a Tracer, Effect's HTTP server puts the whole URL into a span of its own, and with it the params of phoenix.js, tokens
+ * among them: switch that span off for `path` (`HttpMiddleware.TracerDisabledWhen`), as docs/telemetry.md shows.
  *
  * @example
  * ```ts
@@ -98,10 +96,17 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
       const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
       const { authToken = false, checkOrigin, connectInfo, host, session, transportLog } = options
       const { longpoll = false, websocket = true } = options
-      const shared = { checkOrigin, connectInfo, session, transportLog }
-      const add = (path: `/${string}`, handler: Handler) =>
+      // One that is given as undefined is not given.
+      const withShared = <O extends Admission.TransportOptions>(own: O): O => ({
+        ...own,
+        checkOrigin: own.checkOrigin ?? checkOrigin,
+        connectInfo: own.connectInfo ?? connectInfo,
+        session: own.session ?? session,
+        transportLog: own.transportLog ?? transportLog
+      })
+      const add = (path: `/${string}`, handler: Admission.Route) =>
         router.add("*", HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput, (request) =>
-          // The HTTP log line would come when the connection is closed, with a token in it.
+          // The HTTP log line would come when the connection is closed.
           HttpMiddleware.withLoggerDisabled(Effect.flatMap(HttpRouter.params, (params) => handler(request, params)))
             .pipe(
               Effect.tapCause((cause) =>
@@ -113,12 +118,12 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
               )
             ))
       if (websocket !== false) {
-        const settings: WebSocketOptions = websocket === true ? shared : { ...shared, ...websocket }
+        const settings = withShared<WebSocketOptions>(websocket === true ? {} : websocket)
         const handler = yield* WebSocket.make(acceptor, { authToken, host }, settings)
         yield* add(settings.path ?? WebSocket.defaults.path, handler)
       }
       if (longpoll !== false) {
-        const settings: LongPollOptions = longpoll === true ? shared : { ...shared, ...longpoll }
+        const settings = withShared<LongPollOptions>(longpoll === true ? {} : longpoll)
         const handler = yield* LongPoll.make(acceptor, { authToken, host }, settings)
         yield* add(settings.path ?? LongPoll.defaults.path, handler)
       }
@@ -259,7 +264,8 @@ const socketInfo = (behaviour: object): SocketInfo | undefined =>
  * Closes all connections with an id, on every node, with code 1001: log a user out, for example. Clients connect again,
  * and are asked for their token again.
  *
- * @param id - as given to `Socket.accept`
+ * @param id - as given to `Socket.accept`. It is a topic: give it a prefix that no channel serves, or a client that may
+ *   broadcast there can disconnect others.
  */
 export const disconnect = (id: string): Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub> =>
   broadcast(id, "disconnect", {})

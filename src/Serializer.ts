@@ -134,13 +134,30 @@ const utf8 = (data: Uint8Array, what: string): string => {
 const parseJson = (data: string | Uint8Array): unknown => {
   const text = typeof data === "string" ? data : utf8(data, "The frame")
   const value: unknown = JSON.parse(text)
-  if (text.includes("\\u") && hasHalfCharacter(text)) {
+  if (/\\u[dD][89a-fA-F]/.test(text) && hasHalfCharacter(text)) {
     throw new DecodeError({
       code: "invalid_utf8",
       message: "The frame escapes half of a character: send both surrogates, or the character as it is."
     })
   }
+  if (/\d[eE]\+?\d\d\d/.test(text) && hasInfinity(value)) {
+    throw new DecodeError({
+      code: "invalid_json",
+      message: "The frame holds a number that is too large: send numbers that fit into 64 bits of floating point."
+    })
+  }
   return value
+}
+
+/** JSON has no infinity, but a number may be too large; it would go on as null. */
+const hasInfinity = (value: unknown): boolean => {
+  const left: Array<unknown> = [value]
+  while (left.length > 0) {
+    const next = left.pop()
+    if (next === Infinity || next === -Infinity) return true
+    if (typeof next === "object" && next !== null) { for (const part of Object.values(next)) left.push(part) }
+  }
+  return false
 }
 
 /** Whether JSON escapes one surrogate without the other, which makes text that is no Unicode. */

@@ -62,7 +62,10 @@ export interface Uri {
   readonly query: string
 }
 
-/** The other end of a connection. */
+/**
+ * The other end of a connection. Behind a proxy `address` is the client's where the application says whom to believe
+ * (`HttpMiddleware.xForwardedHeaders`); the other two are the proxy's.
+ */
 export interface PeerData {
   readonly address: string | undefined
   readonly port: number | undefined
@@ -80,7 +83,7 @@ export interface Accepted<in A> {
  * Accepts a client.
  *
  * @param options - `id`: names the connection, so that `Endpoint.disconnect` finds it, on every node; several connections
- *   may share one (default: none). `assigns`: the services that its channels ask for.
+ *   may share one (default: none). No channel must serve it as a topic. `assigns`: the services that its channels ask for.
  *
  * @example
  * ```ts

@@ -6,8 +6,8 @@
  * both of `effect/observability`; docs/telemetry.md shows how, and lists spans and log lines too.
  *
  * Labels are names that the application's code gives: `socket` (the name given to `Socket.make`), `transport`
- * (`websocket`, `longpoll`, …), `channel` (the pattern, such as `room:*`), `result` (`ok`, `refused` or `crashed`) and
- * `adapter` (`redis` or `nats`).
+ * (`websocket`, `longpoll`, …), `channel` (the pattern, such as `room:*`), `result` (`ok`, `refused`, `crashed` or
+ * `interrupted`) and `adapter` (`redis` or `nats`).
  * Nothing that a client chooses becomes a label. The buckets of the durations end at 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50,
  * 100, 250, 500, 1000, 2500, 5000 and 10000 milliseconds.
  *
@@ -43,7 +43,7 @@ export type FilterParameters = ParameterFilter
  * Which parameters of connects, joins and events are hidden in logs; default `["password", "token"]`.
  *
  * - A list of names: where a key **contains** one of them, its value is logged as `[FILTERED]`, and so is every string
- *   that contains one followed by `=`, as in a query. Upper and lower case differ.
+ *   that contains one followed by `=`, as in a query. Upper and lower case do not differ: `accessToken` is hidden too.
  * - `{ keep }`: every value is logged as `[FILTERED]`, but for what is below one of **exactly** these keys.
  *
  * Both hold at every depth of objects and arrays. The first does not look into instances of classes, the second hides

@@ -785,10 +785,11 @@ describe("handleInfo", () => {
     const { layer, socket } = untyped(() => Effect.succeed({}))
     return Effect.gen(function*() {
       const channel = yield* ChannelTest.join(yield* ChannelTest.connect(socket), Room, "room:1")
-      yield* Process.send(channel.pid, "x")
+      yield* Process.send(channel.pid, "secret")
       yield* ChannelTest.settle
       assert.isTrue(yield* Process.alive(channel.pid))
       assert.deepStrictEqual(lines.map(({ level }) => level), ["Warn"])
+      assert.notInclude(JSON.stringify(lines), "secret")
     }).pipe(Effect.provide(layer), Effect.provide(logs))
   })
 

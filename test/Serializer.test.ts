@@ -365,6 +365,16 @@ describe("V2 binary frames", () => {
     }
   })
 
+  it("refuse numbers that are too large, which would go on as null", () => {
+    const frame = (number: string) => `["1","1","t","e",{"a":[${number}]}]`
+    for (const large of ["1e400", "-1E+999"]) {
+      assert.strictEqual(codeOf(v2.decode(frame(large), "text")), "invalid_json")
+    }
+    for (const fine of ["1e300", "\"1e400\"", "1e-400"]) {
+      assert.strictEqual(codeOf(v2.decode(frame(fine), "text")), undefined, fine)
+    }
+  })
+
   it("refuse lone surrogates, which UTF-8 cannot say", () => {
     assert.strictEqual(codeOf(v2.fastlane(broadcast("\ud800", "e", abc))), "invalid_field")
   })

@@ -298,13 +298,13 @@ describe("levels", () => {
 describe("parameters", () => {
   const secret = {
     password: "hunter2",
-    user: { name: "ada", oauth_token: { raw: "hunter2" }, Password: "shown" },
+    user: { name: "ada", oauth_token: { raw: "hunter2" }, accessToken: "hunter2" },
     links: ["https://example.com/?token=hunter2", "https://example.com/"],
     token: null
   }
   const shown = {
     password: "[FILTERED]",
-    user: { name: "ada", oauth_token: "[FILTERED]", Password: "shown" },
+    user: { name: "ada", oauth_token: "[FILTERED]", accessToken: "[FILTERED]" },
     links: ["[FILTERED]", "https://example.com/"],
     token: "[FILTERED]"
   }

@@ -139,14 +139,15 @@ describe("joins", () => {
   )
 
   metered(
-    "that are ended from outside have crashed",
+    "that are ended from outside were interrupted",
     Effect.gen(function*() {
       const socket = yield* connect
       yield* Effect.forkChild(attempt(socket, "room:slow"), { startImmediately: true })
       yield* ChannelTest.settle
       for (const { pid } of yield* Endpoint.channels(socket.server.pid)) yield* Process.exit(pid, Process.killed)
       yield* ChannelTest.settle
-      assert.deepStrictEqual(yield* joins(room), [0, 0, 1])
+      assert.deepStrictEqual(yield* joins(room), [0, 0, 0])
+      assert.strictEqual(yield* count(Telemetry.joins, { ...room, result: "interrupted" }), 1)
       assert.strictEqual(yield* gauge(Telemetry.channels, room), 0)
     })
   )
@@ -395,6 +396,7 @@ describe("labels", () => {
         "channel,raw:*",
         "channel,room:*",
         "result,crashed",
+        "result,interrupted",
         "result,ok",
         "result,refused",
         "socket,user_socket",

@@ -2,7 +2,7 @@
  * What the chat's channels and its socket do.
  */
 import { Context, Effect, Schema } from "effect"
-import { Socket, Token } from "effect-channels"
+import { Presence, Socket, Token } from "effect-channels"
 import { Chat, type User } from "./Chat.ts"
 import { CurrentUser, type Message, Notifications, Room, UserSocket } from "./contract.ts"
 
@@ -10,6 +10,9 @@ import { CurrentUser, type Message, Notifications, Room, UserSocket } from "./co
 export const salt = "user socket"
 
 const AfterJoin = Symbol("AfterJoin")
+
+/** Who is in which room now: a key for each user, a meta for each of their tabs. */
+export const Online = Presence.make("chat")
 
 export const RoomLive = Room.toLayer(Effect.gen(function*() {
   const chat = yield* Chat
@@ -20,7 +23,12 @@ export const RoomLive = Room.toLayer(Effect.gen(function*() {
     // Nothing can be pushed before the join is done: the channel sends itself a message.
     yield* room.send(AfterJoin)
     return {
-      handleInfo: () => Effect.flatMap(chat.recent(roomId), (messages) => room.push("messages:history", { messages })),
+      handleInfo: () =>
+        Effect.gen(function*() {
+          yield* room.push("messages:history", { messages: yield* chat.recent(roomId) })
+          yield* Online.track(room, user.id, { user_name: user.name })
+          yield* room.push("presence_state", yield* Online.list(room))
+        }).pipe(Effect.orDie),
       handleIn: {
         "message:new": Effect.fnUntraced(function*({ body }) {
           if (body === "/crash") return yield* Effect.die(new Error(`${user.name} asked for a crash`))

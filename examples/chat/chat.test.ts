@@ -5,7 +5,7 @@ import { ChannelTest, Endpoint, Process, PubSub, Token } from "effect-channels"
 import { HttpRouter, HttpServer } from "effect/http"
 import { TestClock } from "effect/testing"
 import { createServer } from "node:http"
-import { NotificationsLive, RoomLive, salt, UserSocketLive } from "./channels.ts"
+import { NotificationsLive, Online, RoomLive, salt, UserSocketLive } from "./channels.ts"
 import { Chat } from "./Chat.ts"
 import { Notifications, Room, UserSocket } from "./contract.ts"
 import { Http } from "./http.ts"
@@ -13,6 +13,7 @@ import { Http } from "./http.ts"
 const settings = (env: Record<string, string>) => ConfigProvider.layer(ConfigProvider.fromUnknown(env))
 
 const TestLive = Layer.mergeAll(RoomLive, NotificationsLive, UserSocketLive).pipe(
+  Layer.provideMerge(Online.layer()),
   Layer.provideMerge([Chat.layer, Token.layer({ secretKeyBase: "a secret that only tests know" })]),
   Layer.provideMerge(ChannelTest.layer),
   Layer.provide(settings({}))
@@ -182,6 +183,42 @@ describe("a room", () => {
     }).pipe(Effect.provide(TestLive)))
 })
 
+/** Who is online, and in how many tabs. */
+const online = Effect.map(
+  Online.list("room:general"),
+  (entries) => Object.entries(entries).map(([id, { metas }]) => [id, metas.map((meta) => meta["user_name"])])
+)
+
+describe("who is online", () => {
+  it.effect("is told who joins, and everybody from then on who comes and goes: users once, with all their tabs", () =>
+    Effect.gen(function*() {
+      const ada = yield* enter("Ada")
+      yield* ChannelTest.assertPush(ada, "presence_state", { ada: { metas: [{ user_name: "Ada" }] } })
+      const grace = yield* enter("Grace")
+      yield* ChannelTest.assertPush(grace, "presence_state", (state) => Object.keys(state).join() === "ada,grace")
+      yield* ChannelTest.assertPush(ada, "presence_diff", { joins: { grace: { metas: [{ user_name: "Grace" }] } } })
+      const tab = yield* enter("Ada")
+      yield* ChannelTest.assertPush(tab, "presence_state")
+      assert.deepStrictEqual(yield* online, [["ada", ["Ada", "Ada"]], ["grace", ["Grace"]]])
+      yield* ChannelTest.drop(tab.socket)
+      yield* ChannelTest.assertPush(grace, "presence_diff", { leaves: { ada: { metas: [{ user_name: "Ada" }] } } })
+      assert.deepStrictEqual(yield* online, [["ada", ["Ada"]], ["grace", ["Grace"]]])
+      yield* ChannelTest.leave(ada)
+      yield* ChannelTest.settle
+      assert.deepStrictEqual(yield* online, [["grace", ["Grace"]]])
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("is not who is in another room, nor who was refused", () =>
+    Effect.gen(function*() {
+      const ada = yield* enter("Ada")
+      yield* enter("Grace", "room:random")
+      yield* Effect.flip(enter("Linus", "room:design"))
+      yield* ChannelTest.refutePush(ada, "presence_diff", (diff) => !("ada" in diff.joins))
+      assert.deepStrictEqual(yield* online, [["ada", ["Ada"]]])
+      assert.deepStrictEqual(Object.keys(yield* Online.list("room:design")), [])
+    }).pipe(Effect.provide(TestLive)))
+})
+
 describe("notifications", () => {
   it.effect("are everybody's own", () =>
     Effect.gen(function*() {
@@ -246,9 +283,11 @@ describe("from anywhere", () => {
       const socket = yield* connect("Ada")
       yield* ChannelTest.join(socket, Room, "room:general")
       yield* ChannelTest.join(socket, Notifications, "notifications:ada")
-      assert.deepStrictEqual(pubsub.topics(), ["user_socket:ada", "room:general", "notifications:ada"])
+      const before = ["phx_presence:chat_shard0"]
+      assert.deepStrictEqual(pubsub.topics(), [...before, "user_socket:ada", "room:general", "notifications:ada"])
       yield* ChannelTest.drop(socket)
-      assert.deepStrictEqual(pubsub.topics(), [])
+      assert.deepStrictEqual(pubsub.topics(), before)
+      assert.deepStrictEqual(Object.keys(yield* Online.list("room:general")), [])
     }).pipe(Effect.provide(TestLive)))
 })
 

@@ -2,7 +2,7 @@
  * What the chat's clients and channels say to each other. Server, tests and a TypeScript client share this file.
  */
 import { Context, Schema } from "effect"
-import { Channel, Socket } from "effect-channels"
+import { Channel, Presence, Socket } from "effect-channels"
 
 /** Who is connected; the socket puts it there at connect. */
 export class CurrentUser extends Context.Service<CurrentUser, {
@@ -37,6 +37,7 @@ export const Room = Channel.make("room:*", {
     "typing:start": {}
   },
   outgoing: {
+    ...Presence.outgoing,
     "message:new": Message,
     "messages:history": Schema.Struct({ messages: Schema.Array(Message) }),
     "typing:start": Schema.Struct({ user_id: Schema.String, user_name: Schema.String }),

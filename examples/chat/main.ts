@@ -11,7 +11,7 @@ import { Endpoint, PubSub, Token } from "effect-channels"
 import { HttpRouter } from "effect/http"
 import { randomBytes } from "node:crypto"
 import { createServer } from "node:http"
-import { NotificationsLive, RoomLive, UserSocketLive } from "./channels.ts"
+import { NotificationsLive, Online, RoomLive, UserSocketLive } from "./channels.ts"
 import { Chat } from "./Chat.ts"
 import { UserSocket } from "./contract.ts"
 import { Http } from "./http.ts"
@@ -42,6 +42,7 @@ const Server = Layer.unwrap(Effect.gen(function*() {
 
 const Main = HttpRouter.serve(Layer.mergeAll(Http, Sockets)).pipe(
   Layer.provide([RoomLive, NotificationsLive, UserSocketLive]),
+  Layer.provide(Online.layer()),
   Layer.provide([Chat.layer, Tokens, PubSub.layer]),
   Layer.provide(Server)
 )

@@ -1,6 +1,6 @@
 import { NodeHttpServerRequest } from "@effect/platform-node"
-import { Cause, Context, Effect, type LogLevel, Option, Result } from "effect"
-import { type HttpServerRequest, HttpTraceContext } from "effect/http"
+import { Cause, Context, Effect, type Exit, type LogLevel, Option, Predicate, Result } from "effect"
+import { type HttpServerRequest, type HttpServerResponse, HttpTraceContext } from "effect/http"
 import type { IncomingMessage } from "node:http"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
@@ -76,9 +76,17 @@ export interface Admission {
   ) => Effect.Effect<Client, Socket.Refused>
 }
 
+const resultOf = (exit: Exit.Exit<unknown, unknown>): string => {
+  if (exit._tag === "Success") return "ok"
+  return Cause.hasFails(exit.cause) ? "refused" : Cause.hasDies(exit.cause) ? "crashed" : "interrupted"
+}
+
 export interface PathParams {
   readonly [name: string]: string | undefined
 }
+
+/** What a transport does with a request. */
+export type Route = (request: Request, pathParams: PathParams) => Effect.Effect<HttpServerResponse.HttpServerResponse>
 
 export const incomingOf = (request: Request): IncomingMessage =>
   NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
@@ -144,14 +152,16 @@ export const make = (
     const cookie = request.cookies[session.cookie] ?? ""
     return session.read(cookie).pipe(
       Effect.catch((error) =>
-        Effect.as(
-          Effect.logDebug("the session cookie is not accepted", error).pipe(Effect.annotateLogs({ socket: name })),
-          undefined
+        // Of an error only the message: one of a schema holds what is in the session.
+        Effect.logDebug("the session cookie is not accepted").pipe(
+          Effect.annotateLogs({ socket: name, ...error instanceof Error ? { reason: error.message } : {} }),
+          Effect.as(undefined)
         )
       ),
       Effect.map((found) => {
         if (session.checkCsrf === false || found === undefined || found === null) return found ?? undefined
-        const token = Object.entries(found).find(([key]) => key === (session.csrfTokenKey ?? "_csrf_token"))?.[1]
+        const key = session.csrfTokenKey ?? "_csrf_token"
+        const token = Predicate.hasProperty(found, key) && Object.hasOwn(found, key) ? found[key] : undefined
         return isCsrfToken(token, params["_csrf_token"]) ? found : undefined
       })
     )
@@ -188,7 +198,7 @@ export const make = (
         kind: "server",
         attributes: { "channels.socket": name, "channels.transport": transport }
       },
-      (exit) => exit._tag === "Success" ? "ok" : Cause.hasDies(exit.cause) ? "crashed" : "refused",
+      resultOf,
       (span) => Effect.map(accepted, (client): Client => ({ ...client, span }))
     )
   }
@@ -238,8 +248,9 @@ export const make = (
         }),
         Effect.onError((cause) =>
           Effect.sync(() => {
-            if (!Cause.hasDies(cause)) return
-            meter.crashed++
+            if (Cause.hasFails(cause)) return
+            if (Cause.hasDies(cause)) meter.crashed++
+            else meter.interrupted++
             meter.connectDuration.observe((runtime.system.nanos - start) / 1e6)
           })
         )

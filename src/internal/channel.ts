@@ -127,8 +127,9 @@ export class ChannelServer extends Served {
       return Effect.void
     }
     if (this.handlers.handleInfo !== undefined) return this.handlers.handleInfo(message)
-    return Effect.logWarning("channel without handleInfo got a message", message).pipe(
-      Effect.annotateLogs({ topic: this.topic })
+    const of = Message.isBroadcast(message) ? { broadcast: brief(message.topic), event: brief(message.event) } : {}
+    return Effect.logWarning("channel without handleInfo got a message").pipe(
+      Effect.annotateLogs({ topic: brief(this.topic), ...of })
     )
   }
 

@@ -35,7 +35,7 @@ class Walk {
 
   constructor(filter: ParameterFilter) {
     this.kept = "keep" in filter ? filter.keep : undefined
-    this.names = "keep" in filter ? [] : filter
+    this.names = "keep" in filter ? [] : filter.map((name) => name.toLowerCase())
   }
 
   /** `hide` is true for what is shown only below a kept key. */
@@ -47,9 +47,15 @@ class Walk {
     if (hide) return filtered
     if (typeof value === "string") {
       const shown = shorten(value)
-      return this.names.some((name) => shown.includes(`${name}=`)) ? filtered : shown
+      return this.isSecret(shown, "=") ? filtered : shown
     }
     return value instanceof Uint8Array && value.length > maxBytes ? `[${value.length} bytes]` : value
+  }
+
+  /** Without regard to case: keys of JavaScript are `accessToken` as well as `token`. */
+  private isSecret(text: string, suffix: string): boolean {
+    const lower = text.toLowerCase()
+    return this.names.some((name) => lower.includes(name + suffix))
   }
 
   start(value: unknown): unknown {
@@ -80,7 +86,7 @@ class Walk {
         break
       }
       this.left--
-      const secret = this.names.some((name) => key.includes(name))
+      const secret = this.isSecret(key, "")
       const keep = hide && this.kept?.includes(key) === true
       shown.push([shorten(key), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
     }

@@ -45,6 +45,7 @@ export class TransportMeter {
   accepted = 0
   refused = 0
   crashed = 0
+  interrupted = 0
   framesIn = 0
   framesOut = 0
   bytesIn = 0
@@ -61,6 +62,7 @@ export class ChannelMeter {
   joinsOk = 0
   joinsRefused = 0
   joinsCrashed = 0
+  joinsInterrupted = 0
   messagesIn = 0
   pushes = 0
   replies = 0
@@ -131,6 +133,7 @@ const registerTransport = (series: Series, meter: TransportMeter): void => {
   series.with("result", "ok").counter(Metrics.connects, () => meter.accepted)
   series.with("result", "refused").counter(Metrics.connects, () => meter.refused)
   series.with("result", "crashed").counter(Metrics.connects, () => meter.crashed)
+  series.with("result", "interrupted").counter(Metrics.connects, () => meter.interrupted)
   series.histogram(Metrics.connectDuration, meter.connectDuration)
   series.counter(Metrics.framesReceived, () => meter.framesIn)
   series.counter(Metrics.framesSent, () => meter.framesOut)
@@ -145,6 +148,7 @@ const registerChannel = (series: Series, meter: ChannelMeter): void => {
   series.with("result", "ok").counter(Metrics.joins, () => meter.joinsOk)
   series.with("result", "refused").counter(Metrics.joins, () => meter.joinsRefused)
   series.with("result", "crashed").counter(Metrics.joins, () => meter.joinsCrashed)
+  series.with("result", "interrupted").counter(Metrics.joins, () => meter.joinsInterrupted)
   series.histogram(Metrics.joinDuration, meter.joinDuration)
   series.counter(Metrics.messagesReceived, () => meter.messagesIn)
   series.histogram(Metrics.handleInDuration, meter.handleInDuration)

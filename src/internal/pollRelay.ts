@@ -12,7 +12,7 @@ const Frames = Schema.Array(Schema.Union([Schema.String, Schema.Uint8Array]))
 
 /** From the node that has the request to the one that has the session. */
 const Ask = Schema.Struct({
-  ask: Schema.Literals(["alive", "poll", "publish", "cancel"]),
+  ask: Schema.Literals(["alive", "poll", "publish", "cancel", "stop"]),
   id: Schema.String,
   from: Schema.String,
   session: Schema.String,
@@ -23,6 +23,8 @@ type Ask = typeof Ask.Type
 /** And back. */
 const Answer = Schema.Struct({
   answer: Schema.String,
+  from: Schema.String,
+  session: Schema.String,
   status: Schema.Literals([200, 204, 408, 410]),
   messages: Schema.Array(Schema.String)
 })
@@ -73,21 +75,34 @@ export class PollRelay {
     const subscriber = {
       pid: Process.toPid(socketGroup.process),
       deliver: (message: unknown) => {
-        if (isAnswer(message)) this.asked.get(message.answer)?.settle(message)
+        if (isAnswer(message)) this.settle(message)
         else if (isAsk(message)) this.serve(message)
       }
     }
     return Effect.acquireRelease(pubsub.subscribe(this.topic, subscriber), pubsub.unsubscribe)
   }
 
+  private settle(answer: Answer): void {
+    const asked = this.asked.get(answer.answer)
+    if (asked !== undefined) return asked.settle(answer)
+    if (answer.messages.length === 0) return
+    // The request was over before: its frames are lost, which the client must not miss.
+    const stop: Ask = { ask: "stop", id: answer.answer, from: this.node, session: answer.session, frames: [] }
+    this.fork(Effect.asVoid(this.send(answer.from, stop)))
+  }
+
+  private get node(): string {
+    return this.runtime.pubsub.node
+  }
+
   /** A session on another node, if it is there. */
   reach(node: string, session: string): Effect.Effect<PollPeer | undefined> {
     const { pubsubTimeout, window } = this.times
     const ask = (ask: Ask["ask"], frames: ReadonlyArray<Frame>, timeout: number) =>
-      Effect.suspend(() =>
-        this.ask(node, { ask, id: randomId(), from: this.runtime.pubsub.node, session, frames }, timeout)
-      )
+      Effect.suspend(() => this.ask(node, { ask, id: randomId(), from: this.node, session, frames }, timeout))
     const peer: PollPeer = {
+      // Its own node says so.
+      crowded: false,
       poll: Effect.map(
         ask("poll", [], window + pubsubTimeout),
         (answer): Polled =>
@@ -110,7 +125,7 @@ export class PollRelay {
     for (const [id, { cancel, settle, what }] of this.asked) {
       if (what !== "poll") continue
       cancel()
-      settle({ answer: id, status: 204, messages: [] })
+      settle({ answer: id, from: this.node, session: "", status: 204, messages: [] })
     }
   }
 
@@ -118,7 +133,10 @@ export class PollRelay {
   private ask(node: string, message: Ask, timeout: number): Effect.Effect<Answer | undefined> {
     const { timers } = this.runtime.system
     const answer = Effect.callback<Answer | undefined>((resume) => {
-      const timer = timers.after(timeout, () => resume(Effect.undefined))
+      const timer = timers.after(timeout, () => {
+        cancel()
+        resume(Effect.undefined)
+      })
       const settle = (answer: Answer | undefined) => {
         timers.cancel(timer)
         resume(Effect.succeed(answer))
@@ -153,11 +171,15 @@ export class PollRelay {
     // Two mounts of a socket hear the same; the one that has the session answers.
     if (session === undefined) return
     if (message.ask === "cancel") return this.work.get(id)?.interruptUnsafe()
+    if (message.ask === "stop") return session.stop("out_of_reach")
     const answer = (status: Answer["status"], messages: ReadonlyArray<string> = []) =>
-      Effect.map(this.send(from, { answer: id, status, messages }), (sent) => {
-        // Its frames are lost, which the client must not miss.
-        if (!sent && messages.length > 0) session.stop("out_of_reach")
-      })
+      Effect.map(
+        this.send(from, { answer: id, from: this.node, session: message.session, status, messages }),
+        (sent) => {
+          // Its frames are lost, which the client must not miss.
+          if (!sent && messages.length > 0) session.stop("out_of_reach")
+        }
+      )
     const work = message.ask === "alive"
       ? answer(200)
       : message.ask === "publish"

@@ -17,6 +17,8 @@ export type Published = 200 | 408 | 410
 
 /** A session as requests see it, here or on another node. */
 export interface PollPeer {
+  /** Whether no more posts are taken. */
+  readonly crowded: boolean
   readonly poll: Effect.Effect<Polled>
   readonly publish: (frames: ReadonlyArray<Frame>) => Effect.Effect<Published>
 }
@@ -29,6 +31,9 @@ export interface Limits {
 }
 
 const accepted: Published = 200
+
+/** How many posts are kept while they wait for the ones before; more are answered 408. */
+const maxPosts = 8
 
 interface Poller {
   wake: (() => void) | undefined
@@ -59,6 +64,7 @@ export class PollSession implements Transport, PollPeer {
   private readonly meter: TransportMeter
   private readonly onEnd: () => void
   private readonly posts = Semaphore.makeUnsafe(1)
+  private posting = 0
   private server: SocketServer | undefined
   private messages: Array<string> = []
   private bytes = 0
@@ -169,7 +175,16 @@ export class PollSession implements Transport, PollPeer {
    * in the mailbox, whatever is posted.
    */
   publish(frames: ReadonlyArray<Frame>): Effect.Effect<Published> {
-    return this.posts.withPermit(this.passAll(frames))
+    return Effect.suspend(() => {
+      if (this.crowded) return Effect.succeed(408)
+      this.posting++
+      return Effect.ensuring(this.posts.withPermit(this.passAll(frames)), Effect.sync(() => this.posting--))
+    })
+  }
+
+  /** As many posts wait as may: a client that posts one after the other has never more than one. */
+  get crowded(): boolean {
+    return this.posting >= maxPosts
   }
 
   private readonly passAll = Effect.fnUntraced(function*(this: PollSession, frames: ReadonlyArray<Frame>) {

@@ -152,7 +152,8 @@ export abstract class Served implements process.Behaviour {
       if (reason._tag === "Crash") this.meter.crashes++
     } else if (!this.refused) {
       // The join did not come to its end: it crashed, or the process was ended from outside.
-      this.meter.joinsCrashed++
+      if (reason._tag === "Crash") this.meter.joinsCrashed++
+      else this.meter.joinsInterrupted++
       this.meter.joinDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
       this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
     }

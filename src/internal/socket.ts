@@ -86,6 +86,8 @@ export class SocketServer implements process.Behaviour, Connection {
   private readonly assigns: Context.Context<never>
   private readonly joined = new Map<string, Served>()
   private joining: Served | undefined = undefined
+  /** Why the wire is gone. */
+  private gone: process.ExitReason | undefined = undefined
 
   constructor(runtime: Runtime, transport: Transport, serializer: Serializer, client: Client) {
     this.runtime = runtime
@@ -101,8 +103,7 @@ export class SocketServer implements process.Behaviour, Connection {
       label: `socket ${client.id ?? runtime.name}`
     })
     this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
-      // A process that has not started does not tell anybody that it has ended.
-      if (exit._tag === "Failure") this.ended(process.crash(exit.cause))
+      if (exit._tag === "Failure") this.notStarted(exit.cause)
     })
   }
 
@@ -142,10 +143,24 @@ export class SocketServer implements process.Behaviour, Connection {
     this.process.push(data)
   }
 
-  /** The wire is gone; what came over it before is still handled, unless a join holds it up. */
+  /** The wire is gone; what came over it before is still handled, unless a join or the start holds it up. */
   closed(reason: process.ExitReason): void {
-    if (this.joining === undefined) this.process.push(new WireClosed(reason))
+    this.gone ??= reason
+    const started = this.process.behaviour === this
+    if (started && this.joining === undefined) this.process.push(new WireClosed(reason))
     else this.process.signal(reason)
+  }
+
+  /** A process that has not started does not tell anybody that it has ended, nor why. */
+  private notStarted(cause: Cause.Cause<unknown>): void {
+    const reason = Cause.hasInterruptsOnly(cause) ? this.process.reason ?? process.killed : process.crash(cause)
+    if (reason._tag === "Crash") {
+      const crash = Effect.logError("process crashed", cause).pipe(
+        Effect.annotateLogs({ process: this.process.label })
+      )
+      Effect.runForkWith(this.runtime.context)(crash)
+    }
+    this.ended(reason)
   }
 
   private subscribe(id: string): Effect.Effect<this> {
@@ -242,6 +257,8 @@ export class SocketServer implements process.Behaviour, Connection {
       }
     })
     if (this.joining === undefined) return Effect.void
+    // Nobody waits for it any more.
+    if (this.gone !== undefined) this.process.signal(this.gone)
     return Effect.callback((callback) => {
       if (this.joining === undefined) callback(Effect.void)
       else resume = callback

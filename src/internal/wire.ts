@@ -30,8 +30,9 @@ export type IncomingPayload<C, K extends string> = Wire<Field<Field<Field<C, "in
 /** The payload of an `ok` reply to an event. */
 export type OkReply<C, K extends string> = Wire<Field<Field<Field<C, "incoming">, K>, "success">>
 
-/** The names of the events that a client may be sent, those of the protocol among them. */
-export type OutgoingEvent<C> = C extends { readonly outgoing: infer O } ? (keyof O & string) | "phx_close" | "phx_error"
+/** The names of the events that a client may be sent, those of the protocol and of a presence among them. */
+export type OutgoingEvent<C> = C extends { readonly outgoing: infer O }
+  ? (keyof O & string) | "phx_close" | "phx_error" | "presence_state" | "presence_diff"
   : string
 
 /** The payload of an event that a client is sent. */

@@ -20,11 +20,11 @@ import { ByteSize, Duration, Effect, Redacted, Result, type Scope } from "effect
 import { Headers, HttpIncomingMessage, type HttpServerRequest, HttpServerResponse } from "effect/http"
 import { createHmac } from "node:crypto"
 import * as Admission from "../internal/admission.ts"
-import { onClosing } from "../internal/httpServer.ts"
 import * as Ndjson from "../internal/ndjson.ts"
 import { PollRelay, randomId } from "../internal/pollRelay.ts"
 import { type PollPeer, PollSession } from "../internal/pollSession.ts"
 import type { Params } from "../internal/query.ts"
+import * as Shutdown from "../internal/shutdown.ts"
 import * as Process from "../Process.ts"
 import type * as Socket from "../Socket.ts"
 import * as Token from "../Token.ts"
@@ -81,7 +81,7 @@ export const make = (
   { authToken, host }: Admission.Mount,
   options: Options
 ): Effect.Effect<
-  (request: Request, pathParams: Admission.PathParams) => Effect.Effect<Response>,
+  Admission.Route,
   never,
   Process.System | Scope.Scope
 > =>
@@ -108,17 +108,7 @@ export const make = (
       yield* relay.listen
     }
 
-    let closing = false
-    const close = () => {
-      closing = true
-      relay?.release()
-    }
-    yield* Effect.addFinalizer(() => Effect.sync(close))
-    const fork = Effect.runForkWith(yield* Effect.context<never>())
-    const drain = () => {
-      close()
-      fork(acceptor.drain)
-    }
+    const shutdown = yield* Shutdown.make(acceptor, () => relay?.release())
 
     /** The session that a request names, if it lives. */
     const find = Effect.fnUntraced(function*(request: Request, params: Params) {
@@ -141,7 +131,7 @@ export const make = (
         admission.connect(withoutToken(request, secret), params, serializer, secret)
       )
       if (Result.isFailure(connected)) return json({ status: 403 })
-      if (closing) return empty(503)
+      if (shutdown.begun) return empty(503)
       const id = randomId()
       const token = yield* tokens.sign(salt, [runtime.pubsub.node, id], { maxAge: tokenMaxAge })
       const session = new PollSession(runtime, limits, () => void sessions.delete(id))
@@ -152,7 +142,7 @@ export const make = (
 
     const poll = Effect.fnUntraced(function*(request: Request, params: Params) {
       const found = yield* find(request, params)
-      if (found === undefined) return closing ? empty(503) : yield* connect(request, params)
+      if (found === undefined) return shutdown.begun ? empty(503) : yield* connect(request, params)
       const { messages, status } = yield* found.peer.poll
       return json(status === 410 ? { status, messages } : { status, token: found.token, messages })
     })
@@ -160,6 +150,8 @@ export const make = (
     const publish = Effect.fnUntraced(function*(request: Request, params: Params) {
       const found = yield* find(request, params)
       if (found === undefined) return json({ status: 410 })
+      // Before its body takes up memory.
+      if (found.peer.crowded) return json({ status: 408 })
       const body = yield* Effect.result(
         Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, maxBody)
       )
@@ -190,14 +182,14 @@ export const make = (
     }
 
     return Effect.fnUntraced(function*(request, pathParams) {
-      onClosing(Admission.incomingOf(request), drain)
+      shutdown.watch(Admission.incomingOf(request))
       const params = admission.params(request, pathParams)
       if (params === undefined) return empty(400)
       yield* Admission.logRequest(options.transportLog ?? false, request)
       if (!(yield* admission.checkOrigin(request))) return json({ status: 403 })
       const response = yield* answer(request, params)
       // The HTTP server would wait for what the client may ask next.
-      return closing ? HttpServerResponse.setHeader(response, "connection", "close") : response
+      return shutdown.begun ? HttpServerResponse.setHeader(response, "connection", "close") : response
     })
   })
 
@@ -225,5 +217,5 @@ const json = (body: Record<string, unknown>): Response =>
 const empty = (status: number, headers: Record<string, string> = {}): Response =>
   HttpServerResponse.empty({
     status,
-    headers: { ...anyOrigin, ...headers, "cache-control": "max-age=0, private, must-revalidate" }
+    headers: { ...anyOrigin, ...headers, "content-length": "0", "cache-control": "max-age=0, private, must-revalidate" }
   })

@@ -6,12 +6,13 @@
  */
 import { Duration, Effect, Result, type Scope } from "effect"
 import { Headers, type HttpServerRequest, HttpServerResponse } from "effect/http"
-import type { IncomingMessage } from "node:http"
+import type { IncomingHttpHeaders, IncomingMessage } from "node:http"
 import { type Server, type ServerOptions, WebSocket, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
-import { headOf, onClosing } from "../internal/httpServer.ts"
+import { headOf } from "../internal/httpServer.ts"
 import type { TransportMeter } from "../internal/meter.ts"
 import type { System } from "../internal/process.ts"
+import * as Shutdown from "../internal/shutdown.ts"
 import type { SocketServer, Transport } from "../internal/socket.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
 import type { Timer } from "../internal/timers.ts"
@@ -68,7 +69,7 @@ export const make = (
   { authToken, host }: Admission.Mount,
   options: Options
 ): Effect.Effect<
-  (request: Request, pathParams: Admission.PathParams) => Effect.Effect<Response>,
+  Admission.Route,
   never,
   Process.System | Scope.Scope
 > =>
@@ -89,17 +90,11 @@ export const make = (
       (wss) => Effect.sync(() => wss.close())
     )
 
-    let closing = false
-    yield* Effect.addFinalizer(() => Effect.sync(() => void (closing = true)))
-    const fork = Effect.runForkWith(yield* Effect.context<never>())
-    const drain = () => {
-      closing = true
-      fork(acceptor.drain)
-    }
+    const shutdown = yield* Shutdown.make(acceptor)
 
     return Effect.fnUntraced(function*(request, pathParams) {
       const incoming = Admission.incomingOf(request)
-      onClosing(incoming, drain)
+      shutdown.watch(incoming)
       if (request.method !== "GET" || incoming.httpVersion === "1.0") return refuse(400)
       const params = admission.params(request, pathParams)
       if (params === undefined) return refuse(400)
@@ -115,19 +110,15 @@ export const make = (
       }
       const serializer = yield* admission.negotiate(params)
       if (serializer === undefined) return refuse(403)
+      const shown = withoutToken(request, protocol)
       const connected = yield* Effect.result(
-        admission.connect(withoutToken(request, protocol), params, serializer, protocol.authToken)
+        whileThere(incoming, admission.connect(shown, params, serializer, protocol.authToken))
       )
-      if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, request)
-      if (incoming.headers.upgrade?.toLowerCase() !== "websocket") {
-        return HttpServerResponse.text("the 'upgrade' header must contain 'websocket'", { status: 400 })
-      }
-      // Without it the HTTP server has not let go of the connection.
-      if (!/(^|[\s,])upgrade([\s,]|$)/i.test(incoming.headers.connection ?? "")) {
-        return HttpServerResponse.text("the 'connection' header must contain 'upgrade'", { status: 400 })
-      }
+      if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, shown)
+      const problem = problemOf(incoming.headers)
+      if (problem !== undefined) return HttpServerResponse.text(problem, { status: 400 })
       // The drain may be over already, and the HTTP server would wait for this connection.
-      if (closing) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
+      if (shutdown.begun) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
       if (protocol.chosen === undefined) delete incoming.headers["sec-websocket-protocol"]
       else incoming.headers["sec-websocket-protocol"] = protocol.chosen
@@ -141,6 +132,30 @@ export const make = (
     })
   })
 
+/** Why a request cannot become a WebSocket, in words that name the header. */
+const problemOf = (headers: IncomingHttpHeaders): string | undefined => {
+  const { connection, host, upgrade } = headers
+  const got = (value: string | undefined) => `got ${value === undefined ? "[]" : JSON.stringify([value])}`
+  const version = headers["sec-websocket-version"]
+  if (host === undefined) return "'host' header is absent"
+  // Without it the HTTP server has not let go of the connection.
+  if (!names(connection, "upgrade")) return `'connection' header must contain 'upgrade', ${got(connection)}`
+  if (!names(upgrade, "websocket")) return `'upgrade' header must contain 'websocket', ${got(upgrade)}`
+  if (!headers["sec-websocket-key"]) return "'sec-websocket-key' header is absent"
+  return version === "13" ? undefined : `'sec-websocket-version' header must equal '13', ${got(version)}`
+}
+
+const names = (header: string | undefined, word: string): boolean =>
+  header?.split(",").some((entry) => entry.trim().toLowerCase() === word) === true
+
+/** An upgrade may be half open, so a client that leaves must be cut off; then the HTTP server interrupts the route. */
+const whileThere = <A, E>({ socket }: IncomingMessage, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+  Effect.suspend(() => {
+    const cut = () => socket.destroy()
+    socket.once("end", cut)
+    return Effect.ensuring(effect, Effect.sync(() => socket.off("end", cut)))
+  })
+
 /** The token is no header that an application would look for, or log. */
 const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
   authToken === undefined ? request : request.modify({
@@ -149,7 +164,7 @@ const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
       : Headers.set(request.headers, "sec-websocket-protocol", asked.join(", "))
   })
 
-const refuse = (status: number): Response => HttpServerResponse.empty({ status })
+const refuse = (status: number): Response => HttpServerResponse.empty({ status, headers: { "content-length": "0" } })
 
 const serverOptions = (
   maxFrameSize: number | undefined,

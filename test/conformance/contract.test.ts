@@ -401,6 +401,168 @@ describe("broadcasts", () => {
   })
 })
 
+type Entry = { readonly metas: ReadonlyArray<Readonly<Record<string, unknown>>> }
+type Entries = Readonly<Record<string, Entry>>
+
+/** What is known of everybody, without refs. */
+const known = (entries: Entries) =>
+  Object.entries(entries).map(([key, { metas }]) => [
+    key,
+    metas.map((meta) => Object.fromEntries(Object.entries(meta).filter(([name]) => !name.startsWith("phx_ref"))))
+  ])
+
+/** A client in a topic of the PresenceChannel, and what it was pushed: a diff may come before the state or after it. */
+const present = async (topic: string, payload: unknown = {}, user?: string) => {
+  const client = await joined(topic, payload, `vsn=2.0.0${user === undefined ? "" : `&user_id=${user}`}`)
+  const pushes: Array<readonly [event: string, payload: Entries & { joins: Entries; leaves: Entries }]> = []
+  const read = async (): Promise<ReadonlyArray<unknown>> => {
+    const frame = await client.next() as ReadonlyArray<unknown>
+    if (frame[3] !== "phx_reply") pushes.push([frame[3] as string, frame[4] as Entries & (typeof pushes)[0][1]])
+    return frame
+  }
+  /** The next push of an event, whatever came before it. */
+  const next = async (event: string) => {
+    for (;;) {
+      const found = pushes.find(([name]) => name === event)
+      if (found !== undefined) {
+        pushes.splice(pushes.indexOf(found), 1)
+        return found[1]
+      }
+      await read()
+    }
+  }
+  const diff = async () => {
+    const { joins, leaves, ...more } = await next("presence_diff")
+    return [known(joins), known(leaves), more]
+  }
+  /** The payload of a reply, whatever comes before it. */
+  const call = async (event: string, payload: unknown = {}) => {
+    const ref = client.push(topic, event, payload)
+    for (;;) {
+      const frame = await read()
+      if (frame[3] === "phx_reply" && frame[1] === ref) return frame[4]
+    }
+  }
+  return { client, next, diff, call, read }
+}
+
+describe("presence", () => {
+  const own = (name: string, body: (topic: string) => Promise<void>) =>
+    it.live(name, () => Effect.promise(() => body(`presence:contract-${++topics}`)))
+
+  own(
+    "is tracked after the join, under the user's id or anon, with the meta of the join or online_at 1",
+    async (topic) => {
+      const ada = await present(topic, { meta: { device: "phone" } }, "ada")
+      assert.deepStrictEqual(known(await ada.next("presence_state")), [["ada", [{ device: "phone" }]]])
+      assert.deepStrictEqual(await ada.diff(), [[["ada", [{ device: "phone" }]]], [], {}])
+      const nobody = await present(topic)
+      assert.deepStrictEqual(known(await nobody.next("presence_state")), [
+        ["ada", [{ device: "phone" }]],
+        ["anon", [{ online_at: 1 }]]
+      ])
+      assert.deepStrictEqual(await ada.diff(), [[["anon", [{ online_at: 1 }]]], [], {}])
+    }
+  )
+
+  own("update replaces the meta, update_fn counts, both with the ref before", async (topic) => {
+    const ada = await present(topic, {}, "ada")
+    const [first] = (await ada.next("presence_state"))["ada"]?.metas ?? []
+    await ada.diff()
+    assert.deepStrictEqual(await ada.call("update", { meta: { x: 1 } }), ok())
+    const { joins, leaves } = await ada.next("presence_diff")
+    assert.deepStrictEqual(leaves, { ada: { metas: [first ?? {}] } })
+    assert.deepStrictEqual(known(joins), [["ada", [{ x: 1 }]]])
+    assert.strictEqual(joins["ada"]?.metas[0]?.["phx_ref_prev"], first?.["phx_ref"])
+    for (const n of [1, 2]) {
+      assert.deepStrictEqual(await ada.call("update_fn"), ok())
+      assert.deepStrictEqual((await ada.diff())[0], [["ada", [{ x: 1, n }]]])
+    }
+  })
+
+  for (const event of ["update", "update_fn"]) {
+    own(`${event} crashes the channel of who is not tracked`, async (topic) => {
+      const ada = await present(topic, {}, "ada")
+      await ada.next("presence_state")
+      assert.deepStrictEqual(await ada.call("untrack"), ok())
+      ada.client.push(topic, event, { meta: {} })
+      let frame = await ada.read()
+      while (frame[3] !== "phx_error") frame = await ada.read()
+      assert.deepStrictEqual(frame, crashed(topic))
+    })
+  }
+
+  own("track_as takes any other key, and says already_tracked for the same", async (topic) => {
+    const ada = await present(topic, {}, "ada")
+    await ada.diff()
+    for (const key of ["cat", "__proto__", "constructor"]) {
+      assert.deepStrictEqual(await ada.call("track_as", { key, meta: { of: "ada" } }), ok())
+      assert.deepStrictEqual(await ada.diff(), [[[key, [{ of: "ada" }]]], [], {}])
+      assert.deepStrictEqual(await ada.call("track_as", { key, meta: {} }), {
+        status: "error",
+        response: { reason: "already_tracked" }
+      })
+    }
+    const { response } = await ada.call("list") as { response: Entries }
+    assert.deepStrictEqual(Object.keys(response).toSorted(), ["__proto__", "ada", "cat", "constructor"])
+  })
+
+  own("untrack and untrack_key are ok, tracked or not", async (topic) => {
+    const ada = await present(topic, {}, "ada")
+    await ada.diff()
+    assert.deepStrictEqual(await ada.call("track_as", { key: "cat", meta: {} }), ok())
+    await ada.diff()
+    for (const [event, payload, key] of [["untrack_key", { key: "cat" }, "cat"], ["untrack", {}, "ada"]] as const) {
+      assert.deepStrictEqual(await ada.call(event, payload), ok())
+      const [joins, leaves] = await ada.diff()
+      assert.deepStrictEqual([joins, (leaves as ReadonlyArray<ReadonlyArray<unknown>>).map(([key]) => key)], [[], [
+        key
+      ]])
+      assert.deepStrictEqual(await ada.call(event, payload), ok())
+    }
+    assert.deepStrictEqual(await ada.call("list"), ok())
+  })
+
+  own(
+    "list and get give what is known, with the refs of the state; a key that is absent has nothing",
+    async (topic) => {
+      const ada = await present(topic, { meta: { n: 1 } }, "ada")
+      const state = await ada.next("presence_state")
+      assert.match(String(state["ada"]?.metas[0]?.["phx_ref"]), /^[\w-]{16}$/)
+      assert.deepStrictEqual(await ada.call("list"), ok(state))
+      assert.deepStrictEqual(await ada.call("get", { key: "ada" }), ok({ found: state["ada"] }))
+      for (const key of ["nobody", "constructor", "__proto__"]) {
+        assert.deepStrictEqual(await ada.call("get", { key }), ok({ found: [] }))
+      }
+    }
+  )
+
+  own("ends with the connection and with a leave, for everybody else", async (topic) => {
+    const ada = await present(topic, {}, "ada")
+    await ada.diff()
+    const tab = await present(topic, { meta: { tab: 2 } }, "ada")
+    assert.deepStrictEqual(await ada.diff(), [[["ada", [{ tab: 2 }]]], [], {}])
+    tab.client.ws.terminate()
+    assert.deepStrictEqual(await ada.diff(), [[], [["ada", [{ tab: 2 }]]], {}])
+    const grace = await present(topic, {}, "grace")
+    await ada.diff()
+    grace.client.send(["1", "2", topic, "phx_leave", {}])
+    assert.deepStrictEqual(await ada.diff(), [[], [["grace", [{ online_at: 1 }]]], {}])
+  })
+
+  own("crashes for an event that it does not know, and for a join whose payload is no map", async (topic) => {
+    const ada = await present(topic, {}, "ada")
+    await ada.next("presence_state")
+    await ada.diff()
+    assert.deepStrictEqual(await ada.client.ask(["1", "2", topic, "unknown", {}]), crashed(topic))
+    const client = await Client.open(server.port)
+    assert.deepStrictEqual(
+      await client.ask(["1", "1", topic, "phx_join", []]),
+      reply("1", "1", topic, { status: "error", response: { reason: "join crashed" } })
+    )
+  })
+})
+
 describe("V1", () => {
   const frame = (topic: string, event: string, payload: unknown, ref: unknown = "1") => ({ topic, event, payload, ref })
   const okay = (topic: string, ref: unknown, response: unknown = {}) => frame(topic, "phx_reply", ok(response), ref)

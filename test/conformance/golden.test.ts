@@ -1,20 +1,10 @@
 /** Conversations recorded from Phoenix 1.8.12, held again with ours. */
 import { assert, describe, it } from "@effect/vitest"
-import { existsSync, globSync, readFileSync } from "node:fs"
+import { globSync, readFileSync } from "node:fs"
 import { afterAll, beforeAll } from "vitest"
 import { patterns, sections } from "./differences.ts"
 import { play, type Recording } from "./play.ts"
 import { Server } from "./start.ts"
-
-/** Skipped until there is a src/Presence.ts; the table has to go then. */
-const waitingForPresence = [
-  "poll-presence",
-  "v2-presence-endings",
-  "v2-presence-keys",
-  "v2-presence-relay",
-  "v2-presence-two-users",
-  "v2-presence-update"
-]
 
 let server: Server
 
@@ -29,15 +19,8 @@ const recordings = paths.map((path): Recording => JSON.parse(readFileSync(path, 
 
 describe("what Phoenix 1.8.12 said, ours says", () => {
   for (const recording of recordings) {
-    const test = waitingForPresence.includes(recording.name) ? it.live.skip : it.live
-    test(`${recording.name}: ${recording.title}`, () => play(server.port, recording))
+    it.live(`${recording.name}: ${recording.title}`, () => play(server.port, recording))
   }
-
-  it("every recording that waits for Presence exists, and none does once Presence does", () => {
-    const names = recordings.map(({ name }) => name)
-    assert.deepStrictEqual(waitingForPresence.filter((name) => !names.includes(name)), [])
-    assert.isTrue(!existsSync("src/Presence.ts") || waitingForPresence.length === 0)
-  })
 
   it("every difference in docs/differences.md has an id of its own, and says what each side does and why", () => {
     assert.isAbove(sections.length, 0)

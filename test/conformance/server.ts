@@ -3,7 +3,7 @@
  */
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
 import { Cause, Config, Console, Context, Effect, Exit, Layer, References, type Runtime } from "effect"
-import { Channel, Endpoint, Message, Process, PubSub, Socket } from "effect-channels"
+import { Channel, Endpoint, Message, Presence, Process, PubSub, Socket } from "effect-channels"
 import { HttpEffect, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { createServer } from "node:http"
 
@@ -33,6 +33,11 @@ const milliseconds = (payload: unknown): number => {
 const binary = (payload: unknown): Uint8Array => {
   if (payload instanceof Uint8Array) return payload
   throw new TypeError("the payload must be binary")
+}
+const object = (payload: unknown, name: string): Json => {
+  const value = field(payload, name)
+  if (!isObject(value)) throw new TypeError(`${name} must be a map`)
+  return value
 }
 const truthy = (value: unknown): boolean => value !== undefined && value !== null && value !== false
 const withKey = (payload: unknown, name: string, value: unknown): unknown => {
@@ -194,7 +199,58 @@ const NotificationsLive = Notifications.layer(() =>
   })
 )
 
-const UserSocket = Socket.make("user_socket", { channels: [Room, Notifications] })
+const Online = Presence.make("conformance")
+
+const Here = Channel.make("presence:*", { assigns: User })
+const HereLive = Here.layer(
+  Effect.fnUntraced(function*(channel, payload) {
+    const user = yield* User
+    const key = user.id ?? "anon"
+    if (!isObject(payload)) return yield* Effect.die(new TypeError("the payload is no map"))
+    yield* channel.send({ _tag: "AfterJoin", meta: truthy(payload["meta"]) ? payload["meta"] : { online_at: 1 } })
+
+    const handleIn = (event: string, payload: unknown) => {
+      switch (event) {
+        case "update":
+          return Effect.as(Effect.orDie(Online.update(channel, key, object(payload, "meta"))), Channel.ok())
+        case "update_fn":
+          return Effect.as(
+            Effect.orDie(Online.update(channel, key, (meta) => ({ ...meta, n: Number(meta["n"] ?? 0) + 1 }))),
+            Channel.ok()
+          )
+        case "track_as":
+          return Online.track(channel, text(payload, "key"), object(payload, "meta")).pipe(
+            Effect.as(Channel.ok()),
+            Effect.catch(() => Effect.succeed(Channel.error({ reason: "already_tracked" })))
+          )
+        case "untrack":
+          return Effect.as(Online.untrack(channel, key), Channel.ok())
+        case "untrack_key":
+          return Effect.as(Online.untrack(channel, text(payload, "key")), Channel.ok())
+        case "list":
+          return Effect.map(Online.list(channel), Channel.ok)
+        case "get":
+          return Effect.map(
+            Online.getByKey(channel, text(payload, "key")),
+            (found) => Channel.ok({ found: found ?? [] })
+          )
+        default:
+          return Effect.die(new Error(`no clause for ${event}`))
+      }
+    }
+
+    return {
+      handleIn,
+      handleInfo: (message: unknown) =>
+        Effect.gen(function*() {
+          yield* Online.track(channel, key, object(message, "meta"))
+          yield* channel.push("presence_state", yield* Online.list(channel))
+        }).pipe(Effect.orDie)
+    }
+  })
+)
+
+const UserSocket = Socket.make("user_socket", { channels: [Room, Here, Notifications] })
 const UserSocketLive = UserSocket.layer(({ params }) => {
   if (params["token"] === "bad") return Effect.fail(Socket.refuse())
   const id = typeof params["user_id"] === "string" ? params["user_id"] : null
@@ -235,7 +291,8 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     routerConfig: { caseSensitive: true }
   })
   return Layer.provideMerge(Listening, Http).pipe(
-    Layer.provide([RoomLive, NotificationsLive, UserSocketLive]),
+    Layer.provide([RoomLive, HereLive, NotificationsLive, UserSocketLive]),
+    Layer.provide(Online.layer()),
     Layer.provide(PubSub.layer),
     Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" })),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))

@@ -188,6 +188,22 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
       await ada.get("composer").fill("")
     })
 
+    it("shows who is online in the room, a user once however many tabs there are", async () => {
+      await eventually(() => ada.online()).toEqual(["ada 1", "grace 1"])
+      const second = await visit("Ada")
+      await second.logIn()
+      await eventually(() => second.online()).toEqual(["ada 2", "grace 1"])
+      await Promise.all(both.map((person) => eventually(() => person.online()).toEqual(["ada 2", "grace 1"])))
+      expect(await grace.get("online").textContent()).toContain("2 online")
+      await second.get("logout").click()
+      await Promise.all(both.map((person) => eventually(() => person.online()).toEqual(["ada 1", "grace 1"])))
+      const states = await ada.watchConnection()
+      expect(await server.admin("/users/ada/disconnect")).toBe(204)
+      await eventually(states).toEqual(["connected", "reconnecting", "connected"])
+      await ada.inRoom("general")
+      await Promise.all(both.map((person) => eventually(() => person.online()).toEqual(["ada 1", "grace 1"])))
+    })
+
     it("says what is wrong with a message, and keeps it", async () => {
       const error = ada.get("composer-error")
       await ada.say("   ")

@@ -125,6 +125,13 @@ export class Person {
     expect(await this.message(body).textContent()).toContain(author.name)
   }
 
+  /** Who is online in the room in view, and in how many tabs, as the page shows it. */
+  online(): Promise<ReadonlyArray<string>> {
+    return this.get("online").locator("li").evaluateAll((faces) =>
+      faces.map(({ dataset }) => `${dataset["user"]} ${dataset["tabs"]}`)
+    )
+  }
+
   /** Begins to count frames and connections anew. */
   forget(): void {
     this.frames.length = 0

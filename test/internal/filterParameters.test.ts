@@ -30,8 +30,12 @@ describe("a list of names", () => {
     )
   })
 
-  it("tells upper from lower case", () => {
-    assert.deepStrictEqual(filter({ Password: "a", url: "/?TOKEN=1" }), { Password: "a", url: "/?TOKEN=1" })
+  it("does not tell upper from lower case", () => {
+    assert.deepStrictEqual(filter({ Password: "a", accessToken: "b", url: "/?TOKEN=1" }), {
+      Password: "[FILTERED]",
+      accessToken: "[FILTERED]",
+      url: "[FILTERED]"
+    })
   })
 
   it("hides a string that contains one followed by =, and no other", () => {

@@ -283,6 +283,28 @@ describe("the handshake", () => {
     await stillServes(server)
   })
 
+  over(
+    "that is refused leaves nothing behind that a stopping server waits for, whatever else the client sends",
+    async (server) => {
+      for (const path of ["/socket/websocket?vsn=9.0.0", "/nowhere"]) {
+        const socket = await dial(server)
+        socket.write(handshake(path))
+        await once(socket, "data")
+        socket.write("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+        if (!socket.destroyed) await once(socket, "close")
+      }
+      await Effect.runPromise(server.stop)
+    }
+  )
+
+  over("is given up when the client leaves while connect still runs", async (server) => {
+    const client = new Client(url(server, "vsn=2.0.0&token=hang"))
+    await until(() => endings.length === 1)
+    client.ws.terminate()
+    await until(() => endings.length === 2)
+    assert.deepStrictEqual(endings, ["connecting", "interrupted"])
+  })
+
   over("answers a query that cannot be read with 400", async (server) => {
     assert.strictEqual(await Client.refused(url(server, "vsn=2.0.0&a=%ff")), 400)
     assert.strictEqual(await Client.refused(url(server, `vsn=2.0.0&a${"[b]".repeat(40)}=1`)), 400)

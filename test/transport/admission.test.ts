@@ -650,7 +650,9 @@ describe("checkOrigin", () => {
     { path: "/list", websocket: { checkOrigin: ["https://app.example", "//*.wild.example", "//any.example:8080"] } },
     { path: "/conn", websocket: { checkOrigin: "conn" } },
     { path: "/false", websocket: { checkOrigin: false } },
-    { path: "/function", websocket: { checkOrigin: ({ host, raw }) => host === "app.example" || raw === "null" } }
+    { path: "/function", websocket: { checkOrigin: ({ host, raw }) => host === "app.example" || raw === "null" } },
+    { path: "/shared", checkOrigin: ["//app.example"], websocket: { checkOrigin: undefined } },
+    { path: "/own", checkOrigin: ["//app.example"], websocket: { checkOrigin: false } }
   ]
 
   at("decides by origin, and every mount of a socket by its own policy", all, async ({ ask, infos, lines, port }) => {
@@ -684,6 +686,8 @@ describe("checkOrigin", () => {
         no: ["http://127.0.0.1", `https://127.0.0.1:${port}`, `http://app.example:${port}`, "null"]
       },
       false: { yes: ["http://evil.example", "null", ""], no: [] },
+      shared: { yes: ["http://app.example"], no: ["http://127.0.0.1"] },
+      own: { yes: ["http://evil.example"], no: [] },
       function: { yes: ["http://app.example:1", "null"], no: ["http://evil.example", "file://"] }
     }
     let refused = 0
@@ -757,17 +761,23 @@ describe("the order of checks", () => {
     [mount],
     async ({ ask, infos }) => {
       const answers = [
-        await ask(here, {}, { plain: true }),
-        await ask(here, { upgrade: "websocket" }, { plain: true }),
-        await ask(here, { upgrade: "h2c", connection: "upgrade" }, { plain: true })
+        await ask(here, { connection: "close" }, { plain: true }),
+        await ask(here, { upgrade: "h2c", connection: "upgrade" }, { plain: true }),
+        await ask(here, { upgrade: "websocket", connection: "keep-alive, Upgrade" }, { plain: true }),
+        await ask(here, {
+          upgrade: "websocket",
+          connection: "upgrade",
+          "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+          "sec-websocket-version": "8"
+        }, { plain: true })
       ]
-      const lacks = (header: string, word: string) => [400, `the '${header}' header must contain '${word}'`]
       assert.deepStrictEqual(answers.map(({ body, status }) => [status, body]), [
-        lacks("upgrade", "websocket"),
-        lacks("connection", "upgrade"),
-        lacks("upgrade", "websocket")
+        [400, "'connection' header must contain 'upgrade', got [\"close\"]"],
+        [400, "'upgrade' header must contain 'websocket', got [\"h2c\"]"],
+        [400, "'sec-websocket-key' header is absent"],
+        [400, "'sec-websocket-version' header must equal '13', got [\"8\"]"]
       ])
-      assert.strictEqual(infos.length, 3)
+      assert.strictEqual(infos.length, 4)
     }
   )
 })

@@ -46,6 +46,10 @@ const RoomLive = Room.layer((room, payload) =>
 export const UserSocket = Socket.make("user_socket", { channels: [Room] })
 const UserSocketLive = UserSocket.layer((info) => {
   if (info.params["token"] === "bad") return Effect.fail(Socket.refuse("bad token"))
+  if (info.params["token"] === "hang") {
+    endings.push("connecting")
+    return Effect.onInterrupt(Effect.never, () => Effect.sync(() => endings.push("interrupted")))
+  }
   if (info.params["token"] === "die") return Effect.die(new Error("connect dies"))
   const id = info.params["id"]
   return Effect.succeed(

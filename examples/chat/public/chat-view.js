@@ -15,6 +15,9 @@ const CONNECTION = {
   disconnected: "Disconnected"
 }
 
+/** How many of those who are online are shown by face. */
+const FACES = 5
+
 /**
  * Wires what the chat says to what the page shows.
  *
@@ -39,6 +42,7 @@ export function showChat(session, onLogout) {
     history: (room) => room === chat.active && stream.redraw(),
     item: (room) => room === chat.active && stream.append(),
     typing: (room) => room === chat.active && drawTyping(),
+    online: (room) => room === chat.active && drawOnline(),
     notification({ room_id, from, body }) {
       const roomName = chat.rooms.get(room_id)?.name ?? room_id
       toasts.mention({ from, roomId: room_id, roomName, body, onOpen: () => open(room_id) })
@@ -109,6 +113,7 @@ export function showChat(session, onLogout) {
     $(".room-title h1").textContent = room.name
     $(".room-title p").textContent = room.topic
     drawStatus(room)
+    drawOnline()
     composer.show(room)
     history.replaceState(null, "", hash(room))
     stream.show(room)
@@ -123,6 +128,23 @@ export function showChat(session, onLogout) {
     const rejoin = h("button", { class: "link-button", type: "button" }, "Join again")
     rejoin.addEventListener("click", () => enter(room.id))
     status.append(rejoin)
+  }
+
+  /** The first faces, and how many there are. */
+  function drawOnline() {
+    const { online } = chat.active
+    const faces = online.slice(0, FACES).map(({ id, name, tabs }) =>
+      h(
+        "li",
+        { "data-user": id, "data-tabs": String(tabs), title: tabs > 1 ? `${name}, in ${tabs} tabs` : name },
+        avatar(name),
+        h("span", { class: "visually-hidden" }, name)
+      )
+    )
+    $(".online").hidden = online.length === 0
+    $(".online ul").replaceChildren(...faces)
+    $(".online-count").textContent = `${online.length} online`
+    $(".online-count").title = online.map(({ name }) => name).join(", ")
   }
 
   /** The last text stays while the line fades out. */

@@ -1,4 +1,4 @@
-import { Socket } from "/vendor/phoenix.mjs"
+import { Presence, Socket } from "/vendor/phoenix.mjs"
 import { becomeMember, listRooms, Unauthorized } from "./api.js"
 
 /** Failed attempts in a row that count as "disconnected". phoenix.js goes on trying, every five seconds by then. */
@@ -14,6 +14,7 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @typedef {{id: number, user_id: string, user_name: string, body: string, inserted_at: string}} Message
  * @typedef {{notice: string}} Notice
  * @typedef {{room_id: string, from: string, body: string}} Notification
+ * @typedef {{id: string, name: string, tabs: number}} Online
  *
  * @typedef {object} Room
  * @property {string} id
@@ -27,6 +28,7 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @property {number} mentioned
  * @property {number | undefined} firstUnread the id of the message to mark as new
  * @property {Map<string, {name: string, timer: number}>} typing by user id
+ * @property {Online[]} online who is in the room now, by name
  * @property {number} typingPushedAt when the others were told that one is typing
  * @property {object | undefined} channel of phoenix.js
  *
@@ -37,9 +39,13 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @property {(room: Room) => void} history the items are others
  * @property {(room: Room) => void} item there is one more item
  * @property {(room: Room) => void} typing
+ * @property {(room: Room) => void} online
  * @property {(notification: Notification) => void} notification
  * @property {() => void} unauthorized
  */
+
+/** A user as the presence has them: one meta for each tab. */
+const online = (id, { metas }) => ({ id, name: metas[0].user_name, tabs: metas.length })
 
 /** What the page knows, kept up to date over one socket. Says what changed; draws nothing. */
 export class Chat {
@@ -190,6 +196,7 @@ export class Chat {
       mentioned: 0,
       firstUnread: undefined,
       typing: new Map(),
+      online: [],
       typingPushedAt: 0,
       channel: undefined
     }
@@ -203,9 +210,12 @@ export class Chat {
     channel.on("message:new", (message) => this.#message(room, message))
     channel.on("system:notice", ({ body }) => this.#add(room, { notice: body }))
     channel.on("typing:start", (user) => this.#startTyping(room, user))
+    const presence = new Presence(channel)
+    presence.onSync(() => this.#setOnline(room, presence.list(online)))
     channel.onError((reason) => this.#setState(room, "errored", reason?.source !== "transport"))
     channel.onClose(() => {
       room.channel = undefined
+      this.#setOnline(room, [])
       this.#setState(room, "closed")
     })
     channel.join()
@@ -217,6 +227,11 @@ export class Chat {
         channel.leave()
       })
     this.#setState(room, "joining")
+  }
+
+  #setOnline(room, users) {
+    room.online = users.sort((a, b) => a.name.localeCompare(b.name))
+    this.#tell("online", room)
   }
 
   #setState(room, state, crashed = false) {
