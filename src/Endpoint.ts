@@ -132,11 +132,12 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
 
 /**
  * Prepares an HTTP(S) server to carry sockets, and returns it. Use it for the server that is given to
- * `NodeHttpServer.layer`; it does three things that cannot be done from within a route.
+ * `NodeHttpServer.layer`; it does what cannot be done from within a route.
  *
  * - When the server is told to close, sockets are closed with 1012 at once, so that only HTTP requests use the time that
  *   the server grants to what is under way.
  * - Connections that have not made a request by then are cut; Node would wait for them without end.
+ * - So are those of handshakes that were refused; bytes that nobody reads would keep them open.
  * - Frames that come in one packet with the handshake are kept.
  *
  * @example
