@@ -44,7 +44,8 @@ const backRooms: Readonly<Record<string, string>> = {
   "internal/shutdown": "transport/WebSocket",
   "internal/socket": "Socket",
   "internal/testClient": "ChannelTest",
-  "internal/testJoin": "ChannelTest"
+  "internal/testJoin": "ChannelTest",
+  "internal/webSocket": "transport/WebSocket"
 }
 
 const manifest: Readonly<Record<string, Readonly<Record<string, string>>>> = JSON.parse(

@@ -13,8 +13,9 @@ import * as internal from "./internal/channel.ts"
 import * as contracts from "./internal/contract.ts"
 import * as custom from "./internal/customChannel.ts"
 import { erase } from "./internal/erase.ts"
+import { defaultOptions } from "./internal/process.ts"
 import * as replies from "./internal/reply.ts"
-import type { Definition } from "./internal/served.ts"
+import type { Definition, Settings } from "./internal/served.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
@@ -420,18 +421,22 @@ export const make: {
         from
       )
     })
-  const shutdownOf = (options: Options | undefined) =>
-    Duration.toMillis(Duration.fromInputUnsafe(options?.shutdown ?? "5 seconds"))
+  const shared = (options: Options = {}): Settings => ({
+    logJoin: options.logJoin ?? "Info",
+    processOptions: options.shutdown === undefined ? defaultOptions : {
+      ...defaultOptions,
+      shutdown: Duration.toMillis(Duration.fromInputUnsafe(options.shutdown))
+    }
+  })
   const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
         Effect.map(build, (join) =>
           internal.define(topic, context, {
+            ...shared(options),
             contract: compiled,
             join,
-            shutdown: shutdownOf(options),
-            logJoin: options?.logJoin ?? "Info",
             logHandleIn: options?.logHandleIn ?? "Debug"
           }))
       )
@@ -447,7 +452,7 @@ export const make: {
         handler,
         Effect.contextWith((context: Context.Context<never>) =>
           Effect.succeed(
-            custom.define(topic, context, { init, shutdown: shutdownOf(options), logJoin: options?.logJoin ?? "Info" })
+            custom.define(topic, context, { ...shared(options), init })
           )
         )
       ),

@@ -230,7 +230,7 @@ export const spawnUnder = <M, E, R>(
 ): Effect.Effect<Pid<M>, E> => {
   const inherited = internal.Process.inherited(context)
   return Effect.callback<Pid<M>, E>((resume) => {
-    const process = new internal.Process(system, parent, inherited, parseOptions(options))
+    const process = new internal.Process(system, parent, inherited, subjectOf(options), parseOptions(options))
     const pid = toPid<M>(process)
     let effect: Effect.Effect<Behaviour<M, R>, E, R>
     try {
@@ -473,7 +473,7 @@ export const info = (pid: Pid): Effect.Effect<Info> =>
     let watchers = 0
     let links = 0
     let timers = 0
-    for (const watcher of process.watchers?.values() ?? []) {
+    for (const watcher of process.watchers) {
       if (watcher instanceof internal.Link) links++
       else if (watcher instanceof TimerRefImpl) timers++
       else if (watcher instanceof internal.Monitor && watcher.owner === process) monitors++
@@ -544,12 +544,15 @@ const millisOf = (duration: Duration.Input): number => Duration.toMillis(Duratio
 
 const parseOptions = <M>(options: Options<M> | undefined): internal.Options =>
   options === undefined ? internal.defaultOptions : {
-    label: options.label ?? internal.defaultOptions.label,
     shutdown: options.shutdown === undefined ? internal.defaultOptions.shutdown : millisOf(options.shutdown),
     capacity: Math.max(1, options.mailbox?.capacity ?? internal.defaultOptions.capacity),
-    whenFull: options.mailbox?.whenFull ?? internal.defaultOptions.whenFull,
-    annotate: options.annotate as internal.Options["annotate"]
+    whenFull: options.mailbox?.whenFull ?? internal.defaultOptions.whenFull
   }
+
+const subjectOf = <M>({ annotate, label = "process" }: Options<M> = {}): internal.Subject => ({
+  label,
+  annotate: annotate as internal.Subject["annotate"]
+})
 
 // A mailbox holds only what `Pid<M>` lets in, and the Context of a turn has what `R` asks for.
 /** @internal */

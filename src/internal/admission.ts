@@ -147,6 +147,9 @@ export const make = (
   const meter = runtime.meter.transport(transport)
   const shown = (params: unknown) => filterParameters(params, Context.get(runtime.context, FilterParameters))
 
+  let lastVsn: unknown
+  let negotiated = Serializer.negotiate(acceptor.serializers, lastVsn)
+
   const sessionOf = (request: Request, params: Params): Effect.Effect<unknown> => {
     if (session === undefined || !Object.hasOwn(request.cookies, session.cookie)) return Effect.undefined
     const cookie = request.cookies[session.cookie] ?? ""
@@ -177,8 +180,13 @@ export const make = (
       transport,
       headers: request.headers,
       userAgent: request.headers["user-agent"],
-      uri: uriOf(request),
-      peerData: peerDataOf(request),
+      // Few ask for these two, which take the most time.
+      get uri() {
+        return uriOf(request)
+      },
+      get peerData() {
+        return peerDataOf(request)
+      },
       session,
       authToken,
       custom: options.connectInfo ?? {}
@@ -219,8 +227,12 @@ export const make = (
       return Result.isFailure(query) ? undefined : Object.assign(query.success, pathParams)
     },
     negotiate: (params) => {
-      const serializer = Serializer.negotiate(acceptor.serializers, params["vsn"])
-      if (serializer !== undefined) return Effect.succeed(serializer)
+      // Mostly all clients ask for the same.
+      if (params["vsn"] !== lastVsn) {
+        lastVsn = params["vsn"]
+        negotiated = Serializer.negotiate(acceptor.serializers, lastVsn)
+      }
+      if (negotiated !== undefined) return Effect.succeed(negotiated)
       return Effect.logWarning("the client asks for a version that no serializer supports").pipe(
         Effect.annotateLogs({ socket: name, transport, vsn: shown(params["vsn"]) }),
         Effect.as(undefined)

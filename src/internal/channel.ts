@@ -2,7 +2,7 @@ import { type Context, type Duration, Effect, Exit, Result } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
-import type { Frame, Serializer } from "../Serializer.ts"
+import type { Serializer } from "../Serializer.ts"
 import { brief, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
 import {
   ChannelError,
@@ -14,6 +14,7 @@ import {
   refusal
 } from "./contract.ts"
 import { formatDuration } from "./filterParameters.ts"
+import { SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import { Answer, noReply, SocketRef } from "./reply.ts"
 import type { Level } from "./report.ts"
@@ -57,9 +58,9 @@ const isAnswer = (codec: CompiledEvent | undefined, error: unknown): boolean =>
   codec !== undefined || !(error instanceof Error)
 
 /** Undefined for bytes on their way to a client whose version of the protocol has no binary frames. */
-const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): Frame | undefined => {
+const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): SharedFrame | undefined => {
   const frame = serializer.fastlane(broadcast)
-  if (Result.isSuccess(frame)) return frame.success
+  if (Result.isSuccess(frame)) return new SharedFrame(frame.success)
   // One client that asks for the old version must not keep all others from being told.
   if (frame.failure.code === "invalid_binary" && broadcast.payload instanceof Uint8Array) return undefined
   throw frame.failure
@@ -76,7 +77,7 @@ export class ChannelServer extends Served {
   protected handlers: Handlers = {}
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
-  private early: Array<Frame> | undefined = undefined
+  private early: Array<SharedFrame> | undefined = undefined
   /** Why the channel ends, when it wants to end by itself. */
   private finishing: process.ExitReason | undefined = undefined
 
@@ -109,7 +110,7 @@ export class ChannelServer extends Served {
     this.accept(request, response)
     const early = this.early
     this.early = undefined
-    if (early !== undefined) { for (const frame of early) this.connection.send(frame) }
+    if (early !== undefined) { for (const shared of early) this.connection.send(shared.frame, shared) }
     if (this.finishing !== undefined) this.process.stop(this.finishing)
     return Exit.void
   }
@@ -227,10 +228,10 @@ export class ChannelServer extends Served {
     if (!Message.isBroadcast(message)) this.process.push(message)
     else if (this.settings.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
     else {
-      const frame = delivery.memo(this.connection.serializer, message, encodeFastlane)
-      if (frame === undefined) return
-      if (this.joined) this.connection.send(frame)
-      else (this.early ??= []).push(frame)
+      const shared = delivery.memo(this.connection.serializer, message, encodeFastlane)
+      if (shared === undefined) return
+      if (this.joined) this.connection.send(shared.frame, shared)
+      else (this.early ??= []).push(shared)
     }
   }
 

@@ -8,11 +8,8 @@ export class Group implements process.Behaviour, process.Parent {
   readonly process: process.Process
 
   constructor(system: process.System, context: Context.Context<never>, label: string) {
-    this.process = new process.Process(system, system, context, {
-      ...process.defaultOptions,
-      label,
-      shutdown: Infinity
-    })
+    const options = { ...process.defaultOptions, shutdown: Infinity }
+    this.process = new process.Process(system, system, context, { label }, options)
     this.process.start(Exit.succeed(this), () => {})
   }
 

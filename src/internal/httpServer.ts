@@ -2,21 +2,17 @@ import type { IncomingMessage, Server } from "node:http"
 import type { Socket } from "node:net"
 import type { Duplex } from "node:stream"
 
-interface Prepared {
+interface Upgrade {
   /** Bytes that came along with a handshake: only an argument of the "upgrade" event, which a route does not see. */
-  readonly heads: WeakMap<IncomingMessage, Buffer>
-  /** What to do when the server is told to close. */
-  readonly closing: Set<() => void>
+  readonly head: Buffer
+  /** Who listened for the end of the connection before its request came. */
+  readonly listeners: ReadonlySet<unknown>
 }
 
-/** What a server answers an upgrade with may be an ordinary response, after which Node leaves the connection alone. */
-const closeWhenAnswered = (socket: Duplex, answered: Set<Duplex>): void => {
-  socket.once("finish", () => {
-    answered.add(socket)
-    // Unread bytes would keep it open for good.
-    socket.resume()
-  })
-  socket.once("close", () => answered.delete(socket))
+interface Prepared {
+  readonly upgrades: WeakMap<IncomingMessage, Upgrade>
+  /** What to do when the server is told to close. */
+  readonly closing: Set<() => void>
 }
 
 const prepared = new WeakMap<Server, Prepared>()
@@ -24,22 +20,33 @@ const prepared = new WeakMap<Server, Prepared>()
 /** See `Endpoint.prepareServer`. */
 export const prepare = <S extends Server>(server: S): S => {
   if (prepared.has(server)) return server
-  const state: Prepared = { closing: new Set(), heads: new WeakMap() }
+  const state: Prepared = { closing: new Set(), upgrades: new WeakMap() }
   prepared.set(server, state)
   // Node waits for connections that have not made a request yet, for as long as they like.
-  const unused = new Set<Socket>()
+  const unused = new Set<Duplex>()
   const answered = new Set<Duplex>()
+  // Shared by all connections: what is made for each of them stays in memory as long as it.
+  function onClose(this: Duplex) {
+    unused.delete(this)
+    answered.delete(this)
+  }
+  /** What an upgrade is answered with may be an ordinary response, after which Node leaves the connection alone. */
+  function onFinish(this: Duplex) {
+    answered.add(this)
+    // Unread bytes would keep it open for good.
+    this.resume()
+  }
   const used = ({ socket }: IncomingMessage) => void unused.delete(socket)
   // Requests of an https server name the socket inside.
   server.on("setSecureContext" in server ? "secureConnection" : "connection", (socket: Socket) => {
     unused.add(socket)
-    socket.once("close", () => unused.delete(socket))
+    socket.on("close", onClose)
   })
   server.prependListener("request", used)
   server.prependListener("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     used(request)
-    closeWhenAnswered(socket, answered)
-    if (head.length > 0) state.heads.set(request, head)
+    socket.on("finish", onFinish)
+    state.upgrades.set(request, { head, listeners: endListeners(socket) })
   })
   const close = server.close.bind(server)
   server.close = (callback) => {
@@ -64,7 +71,37 @@ export const isUnprepared = (request: IncomingMessage): boolean =>
   hasServer(request.socket) && serverOf(request) === undefined
 
 /** The bytes that came along with the handshake; of a server that was not prepared, none. */
-export const headOf = (request: IncomingMessage): Buffer => serverOf(request)?.heads.get(request) ?? noHead
+export const headOf = (request: IncomingMessage): Buffer => serverOf(request)?.upgrades.get(request)?.head ?? noHead
 
 /** What is called when the server of a request is told to close; undefined for a server that was not prepared. */
 export const closingOf = (request: IncomingMessage): Set<() => void> | undefined => serverOf(request)?.closing
+
+const endings = ["close", "error"] as const
+
+/**
+ * Takes away what listens for the end of a connection on behalf of the request it began with, which is done with. It would
+ * keep all that belongs to the request in memory for as long as the connection is open. Of a server that was not prepared
+ * it is not known what that is.
+ *
+ * @param keep - what listens on behalf of the connection
+ */
+export const forgetRequest = (request: IncomingMessage, keep: ReadonlySet<unknown>): void => {
+  const before = serverOf(request)?.upgrades.get(request)?.listeners
+  if (before === undefined) return
+  const { socket } = request
+  for (const event of endings) {
+    for (const listener of socket.listeners(event)) {
+      if (!before.has(listener) && !keep.has(listener)) socket.off(event, listener as () => void)
+    }
+  }
+}
+
+/** What listens for the end of a connection. */
+const endListeners = (socket: Duplex): Set<unknown> => new Set(endings.flatMap((event) => socket.listeners(event)))
+
+/** What has begun to listen for the end of a connection during `work`. */
+export const listenersOf = (socket: Duplex, work: () => void): ReadonlySet<unknown> => {
+  const before = endListeners(socket)
+  work()
+  return new Set([...endListeners(socket)].filter((listener) => !before.has(listener)))
+}

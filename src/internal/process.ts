@@ -21,17 +21,22 @@ export interface Behaviour extends SignalHandlers {
   readonly children?: ReadonlySet<Process> | undefined
 }
 
-export interface Options {
+/** Who a process is in logs. */
+export interface Subject {
   readonly label: string
-  /** Milliseconds that `terminate` and the finalizers may take. */
-  readonly shutdown: number
-  readonly capacity: number
-  readonly whenFull: "dropNewest" | "dropOldest" | "crash"
   /** What the crash line says about the message that was being handled. */
   readonly annotate?: ((message: unknown) => Record<string, unknown>) | undefined
 }
 
-export const defaultOptions: Options = { label: "process", shutdown: 5000, capacity: Infinity, whenFull: "dropNewest" }
+/** What many processes can share. */
+export interface Options {
+  /** Milliseconds that `terminate` and the finalizers may take. */
+  readonly shutdown: number
+  readonly capacity: number
+  readonly whenFull: "dropNewest" | "dropOldest" | "crash"
+}
+
+export const defaultOptions: Options = { shutdown: 5000, capacity: Infinity, whenFull: "dropNewest" }
 
 /** Who started a process: another one, or the node itself. */
 export interface Parent {
@@ -76,31 +81,41 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   readonly id: number
   readonly system: System
   readonly options: Options
+  private subject: Subject
   readonly context: Context.Context<never>
   behaviour: Behaviour = notStarted
-  /** Everybody to be told of the end, by a key of their choice: monitors on both sides, links, timers, calls. */
-  watchers: Map<object, Watcher> | undefined = undefined
   reason: ExitReason | undefined = undefined
   handled = 0
   private supervisor: Parent
+  // Mostly there is one, which needs no Map.
+  private watchKey: object | undefined = undefined
+  private watcher: Watcher | undefined = undefined
+  private moreWatchers: Map<object, Watcher> | undefined = undefined
   private phase = Running
   private fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
   private turn: Context.Context<never> | undefined = undefined
   private ending: ExitReason | undefined = undefined
   private deadline: Timer | undefined = undefined
 
-  constructor(system: System, supervisor: Parent, context: Context.Context<never>, options: Options) {
+  constructor(
+    system: System,
+    supervisor: Parent,
+    context: Context.Context<never>,
+    subject: Subject,
+    options: Options = defaultOptions
+  ) {
     super()
     this.id = ++nextId
     this.system = system
     this.supervisor = supervisor
     this.context = system.adopt(context)
+    this.subject = subject
     this.options = options
     supervisor.children.add(this)
   }
 
   get label(): string {
-    return this.options.label
+    return this.subject.label
   }
 
   get status(): Status {
@@ -111,14 +126,28 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return this.phase !== Ended
   }
 
+  /** Everybody to be told of the end: monitors on both sides, links, timers, calls, in the order in which they came. */
+  get watchers(): ReadonlyArray<Watcher> {
+    return [...this.watcher === undefined ? [] : [this.watcher], ...this.moreWatchers?.values() ?? []]
+  }
+
+  /** Under a key of the watcher's choice; a second one under the same key takes the place of the first. */
   watch(key: object, watcher: Watcher): void {
     if (this.reason !== undefined) watcher.ended(this, this.reason)
-    else (this.watchers ??= new Map()).set(key, watcher)
+    else if (this.watchKey === key || (this.watchKey ?? this.moreWatchers) === undefined) {
+      this.watchKey = key
+      this.watcher = watcher
+    } else (this.moreWatchers ??= new Map()).set(key, watcher)
   }
 
   unwatch(key: object): boolean {
-    const known = this.watchers?.delete(key) ?? false
-    if (this.watchers?.size === 0) this.watchers = undefined
+    if (this.watchKey === key) {
+      this.watchKey = undefined
+      this.watcher = undefined
+      return true
+    }
+    const known = this.moreWatchers?.delete(key) ?? false
+    if (this.moreWatchers?.size === 0) this.moreWatchers = undefined
     return known
   }
 
@@ -349,7 +378,11 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     this.turn = undefined
     const { behaviour, state, supervisor, watchers } = this
     this.behaviour = notStarted
-    this.watchers = undefined
+    // What it was is let go of, whoever keeps the process.
+    this.subject = { label: this.label }
+    this.watchKey = undefined
+    this.watcher = undefined
+    this.moreWatchers = undefined
     if (state._tag !== "Closed") {
       this.state = { _tag: "Closed", exit: toExit(reason) }
       if (state._tag === "Open") interruptFibers(state)
@@ -358,7 +391,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     if (this.deadline !== undefined) this.system.timers.cancel(this.deadline)
     this.abandon(behaviour)
     if (behaviour.ended !== undefined) this.guard(() => behaviour.ended?.(reason))
-    for (const watcher of watchers?.values() ?? []) this.guard(() => watcher.ended(this, reason))
+    for (const watcher of watchers) this.guard(() => watcher.ended(this, reason))
     if (supervisor.childEnded !== undefined) this.guard(() => supervisor.childEnded?.(this, reason))
   }
 
@@ -410,7 +443,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   private about(message: unknown): Record<string, unknown> | undefined {
     if (message instanceof Signal) return undefined
     try {
-      return this.options.annotate?.(message)
+      return this.subject.annotate?.(message)
     } catch (defect) {
       return { annotate: defect }
     }

@@ -44,6 +44,7 @@ const refuse = (reason: QueryError["reason"]): Result.Result<never, QueryError> 
   )
 
 const unescape = (text: string): string | undefined => {
+  if (!/[%+\ud800-\udfff]/.test(text)) return text
   try {
     // A percent sign that encodes nothing stands for itself, as it does for Plug.
     const unescaped = decodeURIComponent(text.replaceAll("+", " ").replaceAll(/%(?![0-9a-f]{2})/gi, "%25"))

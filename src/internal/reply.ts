@@ -1,11 +1,12 @@
 import { Effect, Result } from "effect"
 import * as Message from "../Message.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
+import type { SharedFrame } from "./outbox.ts"
 
 /** The way to a client. */
 export interface Outlet {
   readonly serializer: Serializer
-  readonly send: (frame: Frame) => void
+  readonly send: (frame: Frame, shared?: SharedFrame) => void
 }
 
 /** An answer, as an untyped handler returns it. */

@@ -43,13 +43,12 @@ export interface Definition {
 
 /** What the Layer of a channel says about each of its processes. */
 export interface Settings {
-  /** Milliseconds. */
-  readonly shutdown: number
+  readonly processOptions: process.Options
   readonly logJoin: Level
 }
 
 /** The process of a channel, whatever it does: how it joins, how it is counted, and how it ends. */
-export abstract class Served implements process.Behaviour {
+export abstract class Served implements process.Behaviour, process.Subject {
   readonly definition: Definition
   readonly connection: Connection
   readonly topic: string
@@ -66,7 +65,7 @@ export abstract class Served implements process.Behaviour {
 
   constructor(
     definition: Definition,
-    { shutdown }: Settings,
+    { processOptions }: Settings,
     { connection, context, meter, parent, system }: Place,
     message: Message.Inbound,
     topic: string
@@ -76,12 +75,15 @@ export abstract class Served implements process.Behaviour {
     this.meter = meter
     this.topic = topic
     this.joinRef = message.joinRef
-    this.process = new process.Process(system, parent, context, {
-      ...process.defaultOptions,
-      label: `channel ${brief(topic)}`,
-      shutdown,
-      annotate: (message) => ({ topic: brief(topic), ...about(message) })
-    })
+    this.process = new process.Process(system, parent, context, this, processOptions)
+  }
+
+  get label(): string {
+    return `channel ${brief(this.topic)}`
+  }
+
+  annotate(message: unknown): Record<string, unknown> {
+    return { topic: brief(this.topic), ...about(message) }
   }
 
   abstract handle(message: unknown): Effect.Effect<unknown, unknown>

@@ -7,13 +7,15 @@ import { brief } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
 import type { ChannelMeter, SocketMeter, TransportMeter } from "./meter.ts"
+import type { SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import type { Connection, Definition, Served } from "./served.ts"
 
 /** The wire under a socket: a WebSocket, a long-poll session, a test. */
 export interface Transport {
   readonly name: string
-  readonly send: (frame: Frame) => void
+  /** A frame that others get as well comes with what they share of it. */
+  readonly send: (frame: Frame, shared?: SharedFrame) => void
   /** The socket has ended; harmless when the wire is gone already. */
   readonly close: (code: number) => void
 }
@@ -75,7 +77,7 @@ export const closeCode = (reason: process.ExitReason): number => {
 }
 
 /** The process of one connection (Phoenix.Socket): decodes what comes in and hands it to the channels. */
-export class SocketServer implements process.Behaviour, Connection {
+export class SocketServer implements process.Behaviour, process.Subject, Connection {
   readonly id: string | undefined
   readonly serializer: Serializer
   readonly process: process.Process
@@ -98,13 +100,14 @@ export class SocketServer implements process.Behaviour, Connection {
     this.span = runtime.tracing ? client.span : undefined
     this.meter = runtime.meter.transport(transport.name)
     this.meter.connections++
-    this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, {
-      ...process.defaultOptions,
-      label: `socket ${client.id ?? runtime.name}`
-    })
+    this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, this)
     this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
       if (exit._tag === "Failure") this.notStarted(exit.cause)
     })
+  }
+
+  get label(): string {
+    return `socket ${this.id ?? this.runtime.name}`
   }
 
   get pid(): Process.Pid<unknown> {
@@ -305,8 +308,8 @@ export class SocketServer implements process.Behaviour, Connection {
 
   // --- what channels say --------------------------------------------------------------------------------------------
 
-  send(frame: Frame): void {
-    this.transport.send(frame)
+  send(frame: Frame, shared?: SharedFrame): void {
+    this.transport.send(frame, shared)
   }
 
   channelClosing(channel: Served): void {

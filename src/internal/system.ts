@@ -36,9 +36,9 @@ export class System<P extends Turn> {
     return adopted
   }
 
-  /** The process has a message and waits for its turn. */
-  ready(process: P): void {
-    this.queue.add(process)
+  /** Has something to do, and waits for its turn: a process, or what sends what processes have said. */
+  ready(turn: Turn): void {
+    this.queue.add(turn)
   }
 
   /** Calls `work` when what was handed in before it is done: at once, unless called from within such work. */

@@ -4,27 +4,28 @@
  * It runs inside an ordinary route, with a `WebSocketServer` of its own for each mount, so that every mount has its own
  * options and the application's other routes share the port.
  */
+import { NodeHttpServerRequest } from "@effect/platform-node"
 import { Duration, Effect, Result, type Scope } from "effect"
 import { Headers, type HttpServerRequest, HttpServerResponse } from "effect/http"
-import type { IncomingHttpHeaders, IncomingMessage } from "node:http"
-import { type Server, type ServerOptions, WebSocket, WebSocketServer } from "ws"
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http"
+import { type Server, type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
-import { headOf } from "../internal/httpServer.ts"
-import type { TransportMeter } from "../internal/meter.ts"
+import { forgetRequest, headOf, listenersOf } from "../internal/httpServer.ts"
 import type { System } from "../internal/process.ts"
 import * as Shutdown from "../internal/shutdown.ts"
-import type { SocketServer, Transport } from "../internal/socket.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
-import type { Timer } from "../internal/timers.ts"
+import { Connection, type Port, Wire } from "../internal/webSocket.ts"
 import * as Process from "../Process.ts"
-import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
 
 /** Options of the WebSocket transport. */
 export interface Options extends Admission.TransportOptions {
   /** Where it listens, below the mount; default `/websocket`. */
   readonly path?: `/${string}` | undefined
-  /** A connection from which nothing has come for this long is closed with 1002; default 60 seconds. */
+  /**
+   * A connection from which nothing has come for this long is closed with 1002, a tenth of it later at most; default 60
+   * seconds.
+   */
   readonly timeout?: Duration.Input | undefined
   /** The largest message in bytes, fragments together; a larger one closes the connection with 1009. Default 10,000,000. */
   readonly maxFrameSize?: number | undefined
@@ -74,17 +75,19 @@ export const make = (
   Process.System | Scope.Scope
 > =>
   Effect.gen(function*() {
-    const system = yield* Process.System
     const admission = Admission.make(acceptor, "websocket", host, options)
     if (options.subprotocols !== undefined && !Array.isArray(options.subprotocols)) {
       throw new TypeError(`socket ${acceptor.name}: subprotocols is a list of names, such as ["sip", "mqtt"]`)
     }
     const errorHandler = options.errorHandler ?? (() => Effect.succeed(refuse(403)))
-    const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout))
     const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
     const compress = (options.compress ?? false) !== false
-    const meter = acceptor.runtime.meter.transport("websocket")
-    const limits: Limits = { timeout, compress, compressFrom: threshold ?? defaults.threshold }
+    const port: Port = {
+      system: yield* Process.System,
+      meter: acceptor.runtime.meter.transport("websocket"),
+      timeout: Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)),
+      compressFrom: compress ? threshold ?? defaults.threshold : Infinity
+    }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options.maxFrameSize, compress))),
       (wss) => Effect.sync(() => wss.close())
@@ -122,13 +125,12 @@ export const make = (
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
       if (protocol.chosen === undefined) delete incoming.headers["sec-websocket-protocol"]
       else incoming.headers["sec-websocket-protocol"] = protocol.chosen
-      const ws = yield* upgrade(wss, incoming)
-      if (ws !== undefined) {
-        const wire = new Wire(ws, incoming, system, limits, meter)
-        yield* wire.run(acceptor.open(wire, serializer, connected.success))
-      }
-      // The connection is gone: this goes nowhere, but a route has to return a response.
-      return HttpServerResponse.empty()
+      const ws = upgrade(wss, incoming, port.system)
+      takeOver(request)
+      if (ws === undefined) return refuse(400)
+      const wire = new Wire(ws, incoming.socket, port)
+      wire.serve(acceptor.open(wire, serializer, connected.success))
+      return HttpServerResponse.empty({ status: 101 })
     })
   })
 
@@ -178,133 +180,45 @@ const serverOptions = (
   WebSocket: Connection
 })
 
-interface Limits {
-  /** Milliseconds. */
-  readonly timeout: number
-  readonly compress: boolean
-  /** In bytes. The `threshold` of `ws` itself is for connections that keep no compression context. */
-  readonly compressFrom: number
-}
-
-/** What a client is answered that closes: 1000, or 1002 where it has sent a code that is not for clients. */
-const answerTo = (code: number): number => code >= 1012 && code < 3000 ? 1002 : 1000
-
-/** A connection that does not answer a close by itself, so that what came before it can be answered first. */
-class Connection extends WebSocket {
-  /** Called when the client closes; {@link end} is what answers it. */
-  onClosing: (() => void) | undefined = undefined
-  private closing: number | undefined = undefined
-
-  /** Called by `ws`, to answer a close or to fail the connection. */
-  override close(code?: number, reason?: string | Buffer): void {
-    // Private to `ws`. Where it is gone, a close is answered at once.
-    const received = "_closeFrameReceived" in this && this._closeFrameReceived === true
-    if (!received || this.onClosing === undefined || this.readyState !== this.OPEN) return super.close(code, reason)
-    this.closing = code ?? 1000
-    this.onClosing()
-  }
-
-  /** Closes with a code, or answers the close of the client. */
-  end(code: number): void {
-    super.close(this.closing === undefined ? code : answerTo(this.closing))
-  }
-}
-
 /** The WebSocket handshake; undefined when `ws` has refused it, or the peer has gone. */
 const upgrade = (
   wss: Server<typeof Connection>,
-  incoming: IncomingMessage
-): Effect.Effect<Connection | undefined> =>
-  Effect.callback((resume) => {
-    const { socket } = incoming
-    if (socket.destroyed) return resume(Effect.undefined)
-    const gone = () => resume(Effect.undefined)
-    socket.once("close", gone)
+  incoming: IncomingMessage,
+  system: System
+): Connection | undefined => {
+  const { socket } = incoming
+  if (socket.destroyed) return undefined
+  let connection: Connection | undefined
+  const listeners = listenersOf(socket, () => {
     wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
-      socket.off("close", gone)
       // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
-      ws.on("error", () => {})
-      resume(Effect.succeed(ws))
+      ws.on("error", ignore)
+      connection = ws
     })
   })
-
-/** A WebSocket as the transport of a socket process. */
-class Wire implements Transport {
-  readonly name = "websocket"
-  private readonly ws: Connection
-  private readonly request: IncomingMessage
-  private readonly system: System
-  private readonly limits: Limits
-  private readonly meter: TransportMeter
-  private lastSeen: number
-  private idleTimer: Timer | undefined
-
-  constructor(ws: Connection, request: IncomingMessage, system: System, limits: Limits, meter: TransportMeter) {
-    this.ws = ws
-    this.request = request
-    this.system = system
-    this.limits = limits
-    this.meter = meter
-    this.lastSeen = system.timers.now
+  // The HTTP server may begin to listen only when this route has returned.
+  if (connection !== undefined) {
+    system.ready({
+      run: () => {
+        forgetRequest(incoming, listeners)
+        return 1
+      },
+      failed: ignore
+    })
   }
+  return connection
+}
 
-  send(frame: Serializer.Frame): void {
-    if (this.ws.readyState !== this.ws.OPEN) return
-    const binary = typeof frame !== "string"
-    const bytes = binary ? frame.length : Buffer.byteLength(frame)
-    this.meter.framesOut++
-    this.meter.bytesOut += bytes
-    this.ws.send(frame, { binary, compress: this.limits.compress && bytes >= this.limits.compressFrom })
-  }
+const ignore = (): void => {}
 
-  close(code: number): void {
-    this.ws.end(code)
-  }
-
-  /** Passes frames to the process until the connection is gone. */
-  run(server: SocketServer): Effect.Effect<void> {
-    return Effect.callback<void>((resume) => {
-      const { socket } = this.request
-      // Any bytes count, also a ping or a part of a message.
-      socket.on("data", () => {
-        this.lastSeen = this.system.timers.now
-      })
-      this.ws.on("message", (data: Buffer, isBinary: boolean) => {
-        this.meter.framesIn++
-        this.meter.bytesIn += data.length
-        server.receive(isBinary ? data : data.toString())
-      })
-      this.ws.onClosing = () => server.closed(Process.shutdown("local_closed"))
-      this.ws.on("close", (code) => server.closed(Process.shutdown(code === 1006 ? "peer_closed" : "local_closed")))
-      // The route must not complete before: the HTTP server would write its response into the WebSocket stream.
-      const gone = () => {
-        server.closed(Process.shutdown("peer_closed"))
-        resume(Effect.void)
-      }
-      if (socket.destroyed) gone()
-      else socket.once("close", gone)
-      this.watch(server)
-    }).pipe(
-      // The HTTP server is going down, unless it was the peer that went.
-      Effect.onInterrupt(() => {
-        const { socket } = this.request
-        server.closed(Process.shutdown(socket.destroyed ? "peer_closed" : "draining"))
-        return Effect.callback<void>((resume) => {
-          if (socket.destroyed) resume(Effect.void)
-          else socket.once("close", () => resume(Effect.void))
-        })
-      }),
-      Effect.ensuring(Effect.sync(() => {
-        if (this.idleTimer !== undefined) this.system.timers.cancel(this.idleTimer)
-      }))
-    )
-  }
-
-  /** Frames only note the time; the timer looks at it when it is due, and waits for the rest. */
-  private watch(server: SocketServer): void {
-    if (this.limits.timeout === Infinity) return
-    const rest = this.lastSeen + this.limits.timeout - this.system.timers.now
-    if (rest > 0) this.idleTimer = this.system.timers.after(rest, () => this.watch(server))
-    else server.closed(Process.shutdown("read_timeout"))
-  }
+/**
+ * Takes the connection from the HTTP server, which would write a response into the frames. The request is done with, as
+ * what is kept of one that is under way would be kept for as long as the connection.
+ */
+const takeOver = (request: Request): void => {
+  const response = NodeHttpServerRequest.toServerResponse(request) as ServerResponse
+  // It is where the connection has gone.
+  if (response.writableEnded) return
+  response.detachSocket(Admission.incomingOf(request).socket)
+  response.end()
 }

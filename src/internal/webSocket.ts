@@ -1,0 +1,165 @@
+import type { Socket } from "node:net"
+import { WebSocket } from "ws"
+import type { Frame } from "../Serializer.ts"
+import { shutdown } from "./exitReason.ts"
+import type { TransportMeter } from "./meter.ts"
+import { Outbox, type SharedFrame } from "./outbox.ts"
+import type { System } from "./process.ts"
+import type { SocketServer, Transport } from "./socket.ts"
+import type { Timer } from "./timers.ts"
+
+/** What a client is answered that closes: 1000, or 1002 where it has sent a code that is not for clients. */
+const answerTo = (code: number): number => code >= 1012 && code < 3000 ? 1002 : 1000
+
+/** A connection that does not answer a close by itself, so that what came before it can be answered first. */
+export class Connection extends WebSocket {
+  /** What its events are passed on to. */
+  wire: Wire | undefined = undefined
+  private closing: number | undefined = undefined
+
+  /** Called by `ws`, to answer a close or to fail the connection. */
+  override close(code?: number, reason?: string | Buffer): void {
+    // Private to `ws`. Where it is gone, a close is answered at once.
+    const received = "_closeFrameReceived" in this && this._closeFrameReceived === true
+    if (received && this.wire !== undefined && this.readyState === this.OPEN) {
+      this.closing = code ?? 1000
+      this.wire.closed("local_closed")
+    } else {
+      this.wire?.flush()
+      super.close(code, reason)
+    }
+  }
+
+  /** Closes with a code, or answers the close of the client. */
+  end(code: number): void {
+    if (this.closing === undefined) this.close(code)
+    else if (this.wire?.answerClose(answerTo(this.closing)) !== true) super.close(answerTo(this.closing))
+  }
+}
+
+/** What all connections of a mount have in common. */
+export interface Port {
+  readonly system: System
+  readonly meter: TransportMeter
+  /** Milliseconds of silence after which a connection is closed. */
+  readonly timeout: number
+  /** From how many bytes on a frame is compressed. */
+  readonly compressFrom: number
+}
+
+/** Within the timeout a connection is looked at so many times, together with others that are due within a `grid` of it. */
+const looks = 16
+const grid = 64
+
+/** A WebSocket as the transport of a socket process. */
+export class Wire implements Transport {
+  readonly name = "websocket"
+  private readonly ws: Connection
+  private readonly socket: Socket
+  private readonly port: Port
+  private readonly outbox: Outbox
+  private server: SocketServer | undefined = undefined
+  /** Frames that `ws` compresses: what comes after them must not overtake. */
+  private compressing = 0
+  private bytesRead = 0
+  private lastSeen = 0
+  private idleTimer: Timer | undefined = undefined
+
+  constructor(ws: Connection, socket: Socket, port: Port) {
+    this.ws = ws
+    this.socket = socket
+    this.port = port
+    this.outbox = new Outbox(port.system, socket, port.meter)
+    ws.wire = this
+  }
+
+  /** Passes frames to the process until the connection is gone. */
+  serve(server: SocketServer): void {
+    this.server = server
+    if (this.socket.destroyed) return this.closed("peer_closed")
+    // Functions that all connections share: what is made for each of them costs memory.
+    this.ws.on("message", onMessage)
+    this.ws.on("close", onClose)
+    this.bytesRead = this.socket.bytesRead
+    this.lastSeen = this.port.system.timers.now
+    if (this.port.timeout < Infinity) this.watch()
+  }
+
+  send(frame: Frame, shared?: SharedFrame): void {
+    if (this.ws.readyState !== this.ws.OPEN) return
+    this.port.meter.framesOut++
+    if (this.port.compressFrom < Infinity && this.isForWs(frame)) this.sendByWs(frame)
+    else this.outbox.add(shared ?? frame)
+  }
+
+  close(code: number): void {
+    this.ws.end(code)
+  }
+
+  /** Before anything else is written. */
+  flush(): void {
+    this.outbox.run()
+  }
+
+  /**
+   * The last thing that is sent, as the client has said goodbye. False where it is for `ws` to do so, which would wait for
+   * the client to hang up as well.
+   */
+  answerClose(code: number): boolean {
+    if (this.compressing > 0) return false
+    this.outbox.close(code)
+    return true
+  }
+
+  received(data: Buffer, isBinary: boolean): void {
+    this.port.meter.framesIn++
+    this.port.meter.bytesIn += data.length
+    this.server?.receive(isBinary ? data : data.toString())
+  }
+
+  /** The connection is gone, or is about to be. */
+  closed(reason: "local_closed" | "peer_closed" | "read_timeout"): void {
+    if (this.idleTimer !== undefined) this.port.system.timers.cancel(this.idleTimer)
+    this.server?.closed(shutdown(reason))
+  }
+
+  private isForWs(frame: Frame): boolean {
+    if (this.compressing > 0) return true
+    // No character takes more than three bytes.
+    return frame.length * 3 >= this.port.compressFrom && Buffer.byteLength(frame) >= this.port.compressFrom
+  }
+
+  private sendByWs(frame: Frame): void {
+    const length = Buffer.byteLength(frame)
+    this.port.meter.bytesOut += length
+    this.outbox.run()
+    this.compressing++
+    const compress = length >= this.port.compressFrom
+    this.ws.send(frame, { binary: typeof frame !== "string", compress }, () => this.compressing--)
+  }
+
+  /** Any bytes count, also a ping or a part of a message. Counting them is left to the socket, which does so anyway. */
+  private readonly watch = (): void => {
+    const { system: { timers }, timeout } = this.port
+    const { now } = timers
+    if (this.socket.bytesRead !== this.bytesRead) {
+      this.bytesRead = this.socket.bytesRead
+      this.lastSeen = now
+    }
+    const rest = this.lastSeen + timeout - now
+    const next = now + timeout / looks
+    const wait = Math.min(rest, next + timeout / grid - next % (timeout / grid) - now)
+    if (rest > 0) this.idleTimer = timers.after(wait, this.watch)
+    else this.closed("read_timeout")
+  }
+}
+
+const wireOf = (ws: WebSocket): Wire | undefined => ws instanceof Connection ? ws.wire : undefined
+
+function onMessage(this: WebSocket, data: Buffer, isBinary: boolean): void {
+  wireOf(this)?.received(data, isBinary)
+}
+
+function onClose(this: WebSocket, code: number): void {
+  wireOf(this)?.closed(code === 1006 ? "peer_closed" : "local_closed")
+}
