@@ -138,6 +138,11 @@ export class Person {
     this.connections = 0
   }
 
+  /** How often the page has sent an event. */
+  pushes(event: string): number {
+    return this.frames.filter((frame) => frame.from === "client" && frame.event === event).length
+  }
+
   /** How often the page has joined a room. */
   joins(roomId: string): number {
     return this.frames.filter(({ event, topic }) => event === "phx_join" && topic === `room:${roomId}`).length
