@@ -4,7 +4,7 @@
  */
 import { Config, Effect, Layer, Redacted, Schema } from "effect"
 import { Endpoint, PubSub, Token } from "effect-channels"
-import { HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
+import { HttpMiddleware, HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
 import { createHash, timingSafeEqual } from "node:crypto"
 import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -120,11 +120,13 @@ const Nodes = HttpRouter.use(Effect.fnUntraced(function*(router) {
   const pubsub = yield* PubSub.PubSub
   const nodes = Object.entries(yield* nodeUrls).map(([name, url]) => ({ name, url, here: name === pubsub.node }))
   yield* router.add("GET", "/nodes", answer({ nodes }))
-  // For a load balancer: new clients are better off on a node that reaches the others.
+  // For a load balancer, which asks often: new clients are better off on a node that reaches the others.
   yield* router.add(
     "GET",
     "/ready",
-    Effect.map(pubsub.status, (status) => answer({ status }, status === "connected" ? 200 : 503))
+    HttpMiddleware.withLoggerDisabled(
+      Effect.map(pubsub.status, (status) => answer({ status }, status === "connected" ? 200 : 503))
+    )
   )
 }))
 

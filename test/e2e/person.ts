@@ -132,6 +132,17 @@ export class Person {
     )
   }
 
+  /** Who of the room in view is on which node, and in how many tabs, as the page shows it. */
+  async onNodes(): Promise<Readonly<Record<string, ReadonlyArray<string>>>> {
+    const nodes = await this.get("nodes").locator("[data-node]").evaluateAll((lists) =>
+      lists.map((list) => {
+        const people = Array.from(list.querySelectorAll("li"), ({ dataset }) => `${dataset["user"]} ${dataset["tabs"]}`)
+        return [list.dataset["node"], people] as const
+      })
+    )
+    return Object.fromEntries(nodes)
+  }
+
   /** Begins to count frames and connections anew. */
   forget(): void {
     this.frames.length = 0

@@ -24,7 +24,7 @@ function title({ name, url, here }) {
   const label = [icon("node"), h("span", { class: "node-name" }, name)]
   if (here) return h("h2", { class: "node" }, ...label, h("span", { class: "node-here" }, "this page"))
   const attributes = { href: url, target: "_blank", rel: "noopener", title: `Open the chat on ${name}` }
-  return h("h2", { class: "node" }, h("a", attributes, ...label, icon("open")))
+  return h("h2", { class: "node" }, h("a", attributes, ...label, "open", icon("open")))
 }
 
 /** @param {Node} node @param {Online[]} online */
