@@ -68,7 +68,8 @@ export class Chat extends Context.Service<Chat, {
       const db = yield* Effect.acquireRelease(
         Effect.try({
           try: () => {
-            const db = new DatabaseSync(path)
+            // Another node may be writing.
+            const db = new DatabaseSync(path, { timeout: 5000 })
             db.exec(schema)
             return db
           },

@@ -1,8 +1,8 @@
 /**
  * What the chat's channels and its socket do.
  */
-import { Context, Effect, Schema } from "effect"
-import { Presence, Socket, Token } from "effect-channels"
+import { Config, Context, Effect, Layer, Schema } from "effect"
+import { Presence, PubSub, Socket, Token } from "effect-channels"
 import { Chat, type User } from "./Chat.ts"
 import { CurrentUser, type Message, Notifications, Room, UserSocket } from "./contract.ts"
 
@@ -14,19 +14,29 @@ const AfterJoin = Symbol("AfterJoin")
 /** Who is in which room now: a key for each user, a meta for each of their tabs. */
 export const Online = Presence.make("chat")
 
+/** How often nodes tell each other who has come and gone is `PRESENCE_PERIOD`, the same on all. */
+export const OnlineLive = Layer.unwrap(Effect.gen(function*() {
+  const broadcastPeriod = yield* Config.Duration("PRESENCE_PERIOD").pipe(Config.withDefault(undefined))
+  return Online.layer({}, { broadcastPeriod })
+}))
+
 export const RoomLive = Room.toLayer(Effect.gen(function*() {
   const chat = yield* Chat
+  const { node } = yield* PubSub.PubSub
   return Effect.fnUntraced(function*(room) {
     const user = yield* CurrentUser
     const roomId = room.topic.slice("room:".length)
     if (!(yield* chat.isMember(roomId, user.id))) return yield* Effect.fail({ reason: "unauthorized" } as const)
+    /** What is known of this tab, and so of its user. */
+    const setTyping = (typing: boolean) =>
+      Online.update(room, user.id, (meta) => ({ ...meta, typing })).pipe(Effect.orDie, Effect.asVoid)
     // Nothing can be pushed before the join is done: the channel sends itself a message.
     yield* room.send(AfterJoin)
     return {
       handleInfo: () =>
         Effect.gen(function*() {
           yield* room.push("messages:history", { messages: yield* chat.recent(roomId) })
-          yield* Online.track(room, user.id, { user_name: user.name })
+          yield* Online.track(room, user.id, { user_name: user.name, node, typing: false })
           yield* room.push("presence_state", yield* Online.list(room))
         }).pipe(Effect.orDie),
       handleIn: {
@@ -37,7 +47,8 @@ export const RoomLive = Room.toLayer(Effect.gen(function*() {
           yield* notifyMentioned(message, yield* chat.members(roomId))
           return { id: message.id }
         }),
-        "typing:start": () => room.broadcastFrom("typing:start", { user_id: user.id, user_name: user.name })
+        "typing:start": () => setTyping(true),
+        "typing:stop": () => setTyping(false)
       }
     }
   })

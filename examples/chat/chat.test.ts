@@ -146,16 +146,6 @@ describe("a room", () => {
       yield* ChannelTest.assertReply(yield* say(ada, "x".repeat(2000)), "ok", { id: 1 })
     }).pipe(Effect.provide(TestLive)))
 
-  it.effect("tells the others that somebody is typing, and does not answer", () =>
-    Effect.gen(function*() {
-      const ada = yield* enter("Ada")
-      const grace = yield* enter("Grace")
-      const ref = yield* ChannelTest.push(ada, "typing:start")
-      yield* ChannelTest.assertPush(grace, "typing:start", { user_id: "ada", user_name: "Ada" })
-      yield* ChannelTest.refutePush(ada, "typing:start")
-      yield* ChannelTest.refuteReply(ref, "ok")
-    }).pipe(Effect.provide(TestLive)))
-
   it.effect("that crashes for one leaves the other room and the others alone, and can be joined again", () =>
     Effect.gen(function*() {
       const socket = yield* connect("Ada")
@@ -206,6 +196,38 @@ describe("who is online", () => {
       yield* ChannelTest.leave(ada)
       yield* ChannelTest.settle
       assert.deepStrictEqual(yield* online, [["grace", ["Grace"]]])
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("knows of each tab on which node it is, and whether its user is typing there, which is not answered", () =>
+    Effect.gen(function*() {
+      const ada = yield* enter("Ada")
+      const tab = yield* enter("Ada")
+      const grace = yield* enter("Grace")
+      const typing = Effect.map(
+        Online.getByKey("room:general", "ada"),
+        (entry) => entry?.metas.map((meta) => [meta["node"], meta["typing"]])
+      )
+      yield* ChannelTest.assertPush(grace, "presence_state")
+      assert.deepStrictEqual(yield* typing, [["local", false], ["local", false]])
+      const ref = yield* ChannelTest.push(tab, "typing:start")
+      yield* ChannelTest.assertPush(grace, "presence_diff", {
+        joins: { ada: { metas: [{ user_name: "Ada", typing: true }] } },
+        leaves: { ada: { metas: [{ user_name: "Ada", typing: false }] } }
+      })
+      assert.sameDeepMembers([...(yield* typing) ?? []], [["local", false], ["local", true]])
+      yield* ChannelTest.push(tab, "typing:stop")
+      yield* ChannelTest.assertPush(grace, "presence_diff", {
+        joins: { ada: { metas: [{ typing: false }] } },
+        leaves: { ada: { metas: [{ typing: true }] } }
+      })
+      assert.deepStrictEqual(yield* typing, [["local", false], ["local", false]])
+      yield* ChannelTest.refuteReply(ref, "ok")
+      // Who goes in the middle of a word is not typing any more.
+      yield* ChannelTest.push(ada, "typing:start")
+      yield* ChannelTest.assertPush(grace, "presence_diff", { joins: { ada: { metas: [{ typing: true }] } } })
+      yield* ChannelTest.drop(ada.socket)
+      yield* ChannelTest.assertPush(grace, "presence_diff", { leaves: { ada: { metas: [{ typing: true }] } } })
+      assert.deepStrictEqual(yield* typing, [["local", false]])
     }).pipe(Effect.provide(TestLive)))
 
   it.effect("is not who is in another room, nor who was refused", () =>
@@ -366,6 +388,25 @@ describe("over HTTP", () => {
       yield* TestClock.adjust("25 hours")
       assert.strictEqual((yield* call("GET", "/rooms", { token })).status, 401)
     }).pipe(Effect.provide(Served)))
+
+  it.effect("a page learns where else the chat runs, and a load balancer whether this node reaches the others", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* call("GET", "/ready"), { status: 200, body: { status: "connected" } })
+      assert.deepStrictEqual(yield* call("GET", "/nodes"), { status: 200, body: { nodes: [] } })
+    }).pipe(Effect.provide(Served)))
+
+  it.effect("a page of several nodes learns which of them it is on", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* call("GET", "/nodes"), {
+        status: 200,
+        body: {
+          nodes: [
+            { name: "local", url: "http://localhost:4000", here: true },
+            { name: "other", url: "http://localhost:4001", here: false }
+          ]
+        }
+      })
+    }).pipe(Effect.provide(served({ CHAT_NODES: "local=http://localhost:4000,other=http://localhost:4001" }))))
 
   it.effect("the admin sends notices and throws users out; nobody else does", () =>
     Effect.gen(function*() {

@@ -34,13 +34,13 @@ export const Room = Channel.make("room:*", {
       success: Schema.Struct({ id: Schema.Int }),
       error: Invalid
     },
-    "typing:start": {}
+    "typing:start": {},
+    "typing:stop": {}
   },
   outgoing: {
     ...Presence.outgoing,
     "message:new": Message,
     "messages:history": Schema.Struct({ messages: Schema.Array(Message) }),
-    "typing:start": Schema.Struct({ user_id: Schema.String, user_name: Schema.String }),
     "system:notice": Schema.Struct({ body: Schema.String })
   }
 })

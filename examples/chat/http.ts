@@ -1,10 +1,10 @@
 /**
- * The chat's own routes, on the same port as its socket: the page, log-in, rooms, and two things that are done to channels
- * from outside of any channel.
+ * The chat's own routes, on the same port as its socket: the page, log-in, rooms, the nodes, and two things that are done to
+ * channels from outside of any channel.
  */
 import { Config, Effect, Layer, Redacted, Schema } from "effect"
-import { Endpoint, Token } from "effect-channels"
-import { HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
+import { Endpoint, PubSub, Token } from "effect-channels"
+import { HttpMiddleware, HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
 import { createHash, timingSafeEqual } from "node:crypto"
 import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -113,6 +113,23 @@ const Admin = HttpRouter.use(Effect.fnUntraced(function*(router) {
   )
 }))
 
+/** Where the chat runs, by the name of the node; empty if it is only one. `one=http://localhost:4000,two=…` */
+const nodeUrls = Config.Record(Schema.String, Schema.String, "CHAT_NODES").pipe(Config.withDefault({}))
+
+const Nodes = HttpRouter.use(Effect.fnUntraced(function*(router) {
+  const pubsub = yield* PubSub.PubSub
+  const nodes = Object.entries(yield* nodeUrls).map(([name, url]) => ({ name, url, here: name === pubsub.node }))
+  yield* router.add("GET", "/nodes", answer({ nodes }))
+  // For a load balancer, which asks often: new clients are better off on a node that reaches the others.
+  yield* router.add(
+    "GET",
+    "/ready",
+    HttpMiddleware.withLoggerDisabled(
+      Effect.map(pubsub.status, (status) => answer({ status }, status === "connected" ? 200 : 503))
+    )
+  )
+}))
+
 /** The folder of a file that is named as an import would name it. */
 const folderOf = (specifier: string) => dirname(fileURLToPath(import.meta.resolve(specifier)))
 
@@ -122,4 +139,4 @@ const Page = Layer.mergeAll(
   HttpStaticServer.layer({ root: folderOf("phoenix"), prefix: "/vendor", cacheControl: "no-cache" })
 )
 
-export const Http = Layer.mergeAll(Page, LogIn, Rooms, Admin)
+export const Http = Layer.mergeAll(Page, LogIn, Rooms, Nodes, Admin)

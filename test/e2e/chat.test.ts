@@ -172,7 +172,7 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
 
     it("tells the other one who is typing, until they send or stop", async () => {
       const typing = grace.page.locator("[data-testid=typing][data-active]")
-      await grace.stopClock()
+      await ada.stopClock()
       await ada.get("composer").pressSequentially("so")
       await typing.waitFor()
       expect(await typing.textContent()).toBe("Ada is typing…")
@@ -182,10 +182,20 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
 
       await ada.get("composer").pressSequentially("and")
       await typing.waitFor()
-      await grace.page.clock.runFor("00:03")
+      await ada.page.clock.runFor("00:02")
+      await ada.get("composer").pressSequentially(" then")
+      await ada.page.clock.runFor("00:02")
+      await typing.waitFor()
+      await ada.page.clock.runFor("00:01")
       await typing.waitFor({ state: "detached" })
-      await grace.page.clock.resume()
+      // However many keys, it is said once that they began and once that they stopped.
+      await eventually(() => [ada.pushes("typing:start"), ada.pushes("typing:stop")]).toEqual([2, 2])
+
+      await ada.get("composer").pressSequentially("!")
+      await typing.waitFor()
       await ada.get("composer").fill("")
+      await typing.waitFor({ state: "detached" })
+      await ada.page.clock.resume()
     })
 
     it("shows who is online in the room, a user once however many tabs there are", async () => {
@@ -202,6 +212,28 @@ describe.skipIf(chromiumPath === undefined)(title, () => {
       await eventually(states).toEqual(["connected", "reconnecting", "connected"])
       await ada.inRoom("general")
       await Promise.all(both.map((person) => eventually(() => person.online()).toEqual(["ada 1", "grace 1"])))
+    })
+
+    it("tells that somebody types as long as they do in one of their tabs", async () => {
+      const typing = grace.page.locator("[data-testid=typing][data-active]")
+      const second = await visit("Ada")
+      await second.logIn()
+      await eventually(() => grace.online()).toEqual(["ada 2", "grace 1"])
+      await Promise.all([ada.stopClock(), second.stopClock()])
+      await ada.get("composer").pressSequentially("here")
+      await typing.waitFor()
+      const diffs = () =>
+        grace.frames.filter(({ event, topic }) => event === "presence_diff" && topic === "room:general").length
+      const before = diffs()
+      await second.get("composer").pressSequentially("and here")
+      await eventually(diffs).toBe(before + 1)
+      await ada.get("composer").fill("")
+      await eventually(diffs).toBe(before + 2)
+      expect(await typing.textContent()).toBe("Ada is typing…")
+      expect(await ada.page.locator("[data-testid=typing][data-active]").count()).toBe(0)
+      await second.get("composer").fill("")
+      await typing.waitFor({ state: "detached" })
+      await ada.page.clock.resume()
     })
 
     it("says what is wrong with a message, and keeps it", async () => {

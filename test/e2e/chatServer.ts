@@ -6,11 +6,11 @@ import { fileURLToPath } from "node:url"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 
-/** The last command of `npm start`, the one that runs the chat; without its `node`. */
-const startArguments = (): ReadonlyArray<string> => {
-  const { scripts } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as { scripts: { start: string } }
-  const [program, ...args] = scripts.start.split("&&").at(-1)?.trim().split(" ") ?? []
-  if (program !== "node") throw new Error(`npm start no longer ends in a node command: ${scripts.start}`)
+/** The last command of a script of package.json, without its `node`. */
+export const argumentsOf = (script: "start" | "example:cluster"): ReadonlyArray<string> => {
+  const { scripts } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as { scripts: Record<string, string> }
+  const [program, ...args] = scripts[script]?.split("&&").at(-1)?.trim().split(" ") ?? []
+  if (program !== "node") throw new Error(`npm run ${script} no longer ends in a node command: ${scripts[script]}`)
   return args
 }
 
@@ -35,7 +35,7 @@ export class ServerProcess {
     this.child = spawn(process.execPath, args, {
       cwd: root,
       env: { ...process.env, ...env },
-      stdio: ["ignore", "pipe", "pipe"]
+      stdio: ["pipe", "pipe", "pipe"]
     })
     this.exited = once(this.child, "exit")
     for (const stream of [this.child.stdout, this.child.stderr]) {
@@ -56,10 +56,21 @@ export class ServerProcess {
     })
   }
 
+  /** Types into its terminal. */
+  type(text: string): void {
+    this.child.stdin?.write(text)
+  }
+
+  /** Waits for its end, and gives its exit code; null when it was killed. */
+  async ended(): Promise<number | null> {
+    await this.exited
+    return this.child.exitCode
+  }
+
   /** Asks it to end, and gives its exit code; null when it had to be killed. */
-  async stop(): Promise<number | null> {
+  async stop(signal: "SIGINT" | "SIGTERM" = "SIGTERM"): Promise<number | null> {
     const timer = setTimeout(() => this.child.kill("SIGKILL"), 10_000)
-    this.child.kill("SIGTERM")
+    this.child.kill(signal)
     await this.exited
     clearTimeout(timer)
     return this.child.exitCode
@@ -83,7 +94,7 @@ export class ChatServer {
   private constructor(port: number, env: Readonly<Record<string, string>>) {
     this.url = `http://localhost:${port}`
     this.env = { ...env, PORT: String(port), ADMIN_TOKEN: this.adminToken }
-    this.process = new ServerProcess(startArguments(), this.env)
+    this.process = new ServerProcess(argumentsOf("start"), this.env)
   }
 
   static async start(env: Readonly<Record<string, string>> = {}): Promise<ChatServer> {
@@ -104,7 +115,7 @@ export class ChatServer {
   /** Starts it anew, on the same port, after it has ended. */
   async startAgain(): Promise<void> {
     this.earlier = this.log
-    this.process = new ServerProcess(startArguments(), this.env)
+    this.process = new ServerProcess(argumentsOf("start"), this.env)
     await this.process.listening()
   }
 

@@ -132,10 +132,26 @@ export class Person {
     )
   }
 
+  /** Who of the room in view is on which node, and in how many tabs, as the page shows it. */
+  async onNodes(): Promise<Readonly<Record<string, ReadonlyArray<string>>>> {
+    const nodes = await this.get("nodes").locator("[data-node]").evaluateAll((lists) =>
+      lists.map((list) => {
+        const people = Array.from(list.querySelectorAll("li"), ({ dataset }) => `${dataset["user"]} ${dataset["tabs"]}`)
+        return [list.dataset["node"], people] as const
+      })
+    )
+    return Object.fromEntries(nodes)
+  }
+
   /** Begins to count frames and connections anew. */
   forget(): void {
     this.frames.length = 0
     this.connections = 0
+  }
+
+  /** How often the page has sent an event. */
+  pushes(event: string): number {
+    return this.frames.filter((frame) => frame.from === "client" && frame.event === event).length
   }
 
   /** How often the page has joined a room. */

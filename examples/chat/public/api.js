@@ -27,6 +27,12 @@ export async function listRooms(token) {
   return (await response.json()).rooms
 }
 
+/** @returns {Promise<Array<{name: string, url: string, here: boolean}>>} none if there is but one */
+export async function listNodes() {
+  const response = await expectOk(await fetch("/nodes"))
+  return (await response.json()).nodes
+}
+
 /** @param {string} token @param {string} roomId */
 export async function becomeMember(token, roomId) {
   const path = `/rooms/${encodeURIComponent(roomId)}/members`

@@ -2,6 +2,7 @@ import { Chat } from "./chat.js"
 import { Composer } from "./composer.js"
 import { h, icon, mount } from "./dom.js"
 import { avatar, typingText } from "./format.js"
+import { Nodes } from "./nodes.js"
 import { Sidebar } from "./sidebar.js"
 import { Stream } from "./stream.js"
 import { Toasts } from "./toasts.js"
@@ -43,6 +44,7 @@ export function showChat(session, onLogout) {
     item: (room) => room === chat.active && stream.append(),
     typing: (room) => room === chat.active && drawTyping(),
     online: (room) => room === chat.active && drawOnline(),
+    nodes: () => nodes.draw(chat.nodes, chat.active?.online ?? []),
     notification({ room_id, from, body }) {
       const roomName = chat.rooms.get(room_id)?.name ?? room_id
       toasts.mention({ from, roomId: room_id, roomName, body, onOpen: () => open(room_id) })
@@ -51,6 +53,7 @@ export function showChat(session, onLogout) {
   })
 
   const sidebar = new Sidebar($(".rooms"), open, enter)
+  const nodes = new Nodes($(".nodes"))
   const stream = new Stream(view, session.user, enter)
   const composer = new Composer(view, chat)
   const toasts = new Toasts($(".toasts"))
@@ -133,10 +136,10 @@ export function showChat(session, onLogout) {
   /** The first faces, and how many there are. */
   function drawOnline() {
     const { online } = chat.active
-    const faces = online.slice(0, FACES).map(({ id, name, tabs }) =>
+    const faces = online.slice(0, FACES).map(({ id, name, nodes: { length } }) =>
       h(
         "li",
-        { "data-user": id, "data-tabs": String(tabs), title: tabs > 1 ? `${name}, in ${tabs} tabs` : name },
+        { "data-user": id, "data-tabs": String(length), title: length > 1 ? `${name}, in ${length} tabs` : name },
         avatar(name),
         h("span", { class: "visually-hidden" }, name)
       )
@@ -145,12 +148,13 @@ export function showChat(session, onLogout) {
     $(".online ul").replaceChildren(...faces)
     $(".online-count").textContent = `${online.length} online`
     $(".online-count").title = online.map(({ name }) => name).join(", ")
+    nodes.draw(chat.nodes, online)
   }
 
   /** The last text stays while the line fades out. */
   function drawTyping() {
     const line = $(".typing")
-    const text = typingText([...chat.active.typing.values()].map((typist) => typist.name))
+    const text = typingText([...chat.active.typing.values()])
     clearTimeout(typingTimer)
     line.toggleAttribute("data-active", text !== "")
     if (text !== "") line.lastElementChild.textContent = text

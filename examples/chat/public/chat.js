@@ -1,10 +1,9 @@
 import { Presence, Socket } from "/vendor/phoenix.mjs"
-import { becomeMember, listRooms, Unauthorized } from "./api.js"
+import { becomeMember, listNodes, listRooms, Unauthorized } from "./api.js"
 
 /** Failed attempts in a row that count as "disconnected". phoenix.js goes on trying, every five seconds by then. */
 const DISCONNECTED_AFTER = 10
-const TYPING_SHOWN_MS = 3000
-const TYPING_PUSH_MS = 2000
+const TYPING_MS = 3000
 const LIST_AGAIN_MS = 1000
 const NO_ANSWER = "No answer from the server. The message may not have been sent."
 
@@ -14,7 +13,8 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @typedef {{id: number, user_id: string, user_name: string, body: string, inserted_at: string}} Message
  * @typedef {{notice: string}} Notice
  * @typedef {{room_id: string, from: string, body: string}} Notification
- * @typedef {{id: string, name: string, tabs: number}} Online
+ * @typedef {{id: string, name: string, typing: boolean, nodes: string[]}} Online nodes: of each tab, the one it is on
+ * @typedef {{name: string, url: string, here: boolean}} Node
  *
  * @typedef {object} Room
  * @property {string} id
@@ -27,9 +27,9 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @property {number} unread
  * @property {number} mentioned
  * @property {number | undefined} firstUnread the id of the message to mark as new
- * @property {Map<string, {name: string, timer: number}>} typing by user id
  * @property {Online[]} online who is in the room now, by name
- * @property {number} typingPushedAt when the others were told that one is typing
+ * @property {Map<string, string>} typing the names of others who are typing, by id
+ * @property {number | undefined} typingTimer while the others are told that one is typing oneself
  * @property {object | undefined} channel of phoenix.js
  *
  * @typedef {object} Listener
@@ -40,12 +40,18 @@ const NO_ANSWER = "No answer from the server. The message may not have been sent
  * @property {(room: Room) => void} item there is one more item
  * @property {(room: Room) => void} typing
  * @property {(room: Room) => void} online
+ * @property {() => void} nodes the list of nodes was read
  * @property {(notification: Notification) => void} notification
  * @property {() => void} unauthorized
  */
 
-/** A user as the presence has them: one meta for each tab. */
-const online = (id, { metas }) => ({ id, name: metas[0].user_name, tabs: metas.length })
+/** A user as the presence has them: one meta for each tab. Who types in any of them is typing. */
+const online = (id, { metas }) => ({
+  id,
+  name: metas[0].user_name,
+  typing: metas.some((meta) => meta.typing),
+  nodes: metas.map((meta) => meta.node)
+})
 
 /** What the page knows, kept up to date over one socket. Says what changed; draws nothing. */
 export class Chat {
@@ -53,6 +59,8 @@ export class Chat {
   rooms = new Map()
   /** @type {Room | undefined} the room in view */
   active
+  /** @type {Node[]} where the chat runs, if on several */
+  nodes = []
   /** @type {"connecting" | "connected" | "reconnecting" | "disconnected"} */
   connection = "connecting"
 
@@ -82,6 +90,7 @@ export class Chat {
     const notifications = this.#socket.channel(`notifications:${this.user.id}`)
     notifications.on("notification", (notification) => this.#notified(notification))
     notifications.join()
+    this.#readNodes()
   }
 
   stop() {
@@ -121,8 +130,7 @@ export class Chat {
    */
   send(room, body) {
     const push = room.channel.push("message:new", { body })
-    // The message ends it for the others, so the next key starts it anew.
-    room.typingPushedAt = 0
+    this.typing(room, false)
     // The process that would answer this one is gone.
     if (body === "/crash") return Promise.resolve(undefined)
     return new Promise((resolve) => {
@@ -133,11 +141,12 @@ export class Chat {
     })
   }
 
-  /** Tells the others in the room, but not on every key. */
-  typing(room) {
-    if (Date.now() - room.typingPushedAt < TYPING_PUSH_MS) return
-    room.typingPushedAt = Date.now()
-    room.channel.push("typing:start", {})
+  /** Tells the others in the room, once; and when there was no key for a while, that it is over. */
+  typing(room, isTyping) {
+    const wasTyping = room.typingTimer !== undefined
+    clearTimeout(room.typingTimer)
+    room.typingTimer = isTyping ? setTimeout(() => this.typing(room, false), TYPING_MS) : undefined
+    if (isTyping !== wasTyping) room.channel.push(isTyping ? "typing:start" : "typing:stop", {})
   }
 
   #tell(what, ...details) {
@@ -185,6 +194,12 @@ export class Chat {
     else if (this.#opened) setTimeout(() => this.#refresh(), LIST_AGAIN_MS)
   }
 
+  /** Without them the page only does not show who is where. */
+  async #readNodes() {
+    this.nodes = await listNodes().catch(() => [])
+    this.#tell("nodes")
+  }
+
   #listed({ id, name, topic, member }) {
     const room = this.rooms.get(id) ?? {
       id,
@@ -195,9 +210,9 @@ export class Chat {
       unread: 0,
       mentioned: 0,
       firstUnread: undefined,
-      typing: new Map(),
       online: [],
-      typingPushedAt: 0,
+      typing: new Map(),
+      typingTimer: undefined,
       channel: undefined
     }
     this.rooms.set(id, Object.assign(room, { name, topic, member: room.member || member }))
@@ -209,7 +224,6 @@ export class Chat {
     channel.on("messages:history", ({ messages }) => this.#history(room, messages))
     channel.on("message:new", (message) => this.#message(room, message))
     channel.on("system:notice", ({ body }) => this.#add(room, { notice: body }))
-    channel.on("typing:start", (user) => this.#startTyping(room, user))
     const presence = new Presence(channel)
     presence.onSync(() => this.#setOnline(room, presence.list(online)))
     channel.onError((reason) => this.#setState(room, "errored", reason?.source !== "transport"))
@@ -231,10 +245,18 @@ export class Chat {
 
   #setOnline(room, users) {
     room.online = users.sort((a, b) => a.name.localeCompare(b.name))
+    const typists = users.filter(({ id, typing }) => typing && id !== this.user.id)
+    room.typing = new Map(typists.map(({ id, name }) => [id, name]))
     this.#tell("online", room)
+    this.#tell("typing", room)
   }
 
   #setState(room, state, crashed = false) {
+    // A new process knows nothing of it.
+    if (state !== "joined") {
+      clearTimeout(room.typingTimer)
+      room.typingTimer = undefined
+    }
     room.state = state
     room.crashed = crashed
     this.#tell("room", room)
@@ -253,7 +275,8 @@ export class Chat {
   /** @param {Room} room @param {Message} message */
   #message(room, message) {
     if (room.items?.some((item) => item.id === message.id)) return
-    this.#stopTyping(room, message.user_id)
+    // The end of their typing comes with the presence, from another node a little later.
+    if (room.typing.delete(message.user_id)) this.#tell("typing", room)
     this.#countUnread(room, message)
     this.#add(room, message)
   }
@@ -268,18 +291,6 @@ export class Chat {
     room.unread += 1
     room.firstUnread ??= message.id
     this.#tell("room", room)
-  }
-
-  #startTyping(room, user) {
-    clearTimeout(room.typing.get(user.user_id)?.timer)
-    const timer = setTimeout(() => this.#stopTyping(room, user.user_id), TYPING_SHOWN_MS)
-    room.typing.set(user.user_id, { name: user.user_name, timer })
-    this.#tell("typing", room)
-  }
-
-  #stopTyping(room, userId) {
-    clearTimeout(room.typing.get(userId)?.timer)
-    if (room.typing.delete(userId)) this.#tell("typing", room)
   }
 
   /** @param {Notification} notification */

@@ -73,7 +73,7 @@ export class Composer {
     this.#fail("")
     this.#resize()
     const text = this.#input.value.trim()
-    if (text !== "" && !text.startsWith("/")) this.#chat.typing(this.#room)
+    this.#chat.typing(this.#room, text !== "" && !text.startsWith("/"))
   }
 
   async #submit() {
