@@ -514,16 +514,22 @@ export const stats: Effect.Effect<{ readonly processes: number; readonly timers:
   )
 
 /**
- * Ends processes one after another, the youngest first; each has its shutdown time. Those that are started meanwhile, too.
+ * Ends processes one after another, the youngest first; each has its shutdown time. Those that are started meanwhile, too,
+ * and the `spared` not.
  *
  * @internal
  */
-export const shutdownChildren = (children: ReadonlySet<internal.Process>): Effect.Effect<void> =>
-  Effect.whileLoop({
-    while: () => children.size > 0,
-    body: () => Effect.forEach([...children].reverse(), (child) => shutdownChild(child), { discard: true }),
+export const shutdownChildren = (
+  children: ReadonlySet<internal.Process>,
+  spared: ReadonlySet<internal.Process> = new Set()
+): Effect.Effect<void> => {
+  let left: ReadonlyArray<internal.Process> = []
+  return Effect.whileLoop({
+    while: () => (left = [...children].reverse().filter((child) => !spared.has(child))).length > 0,
+    body: () => Effect.forEach(left, (child) => shutdownChild(child), { discard: true }),
     step: () => {}
   })
+}
 
 /**
  * Ends a process, trapping exits or not, and waits until it has: with `reason`, or `Killed` when its shutdown time is

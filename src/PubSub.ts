@@ -174,7 +174,8 @@ export const layer: Layer.Layer<PubSub | Process.System> = Layer.suspend(() =>
 )
 
 /**
- * The PubSub of a node that is connected to others by an adapter.
+ * The PubSub of a node that is connected to others by an adapter. When it closes, the processes of the node end first, and
+ * then the adapter, with the processes that were started while it was made.
  *
  * @param make - makes the adapter; it is given the function that delivers to the subscribers of this node
  */
@@ -199,6 +200,10 @@ export const layerAdapter = <E, R>(
           )
         }
       })
+      // The last words of processes are for the other nodes too: they end before the adapter does, its own ones after it.
+      const system = yield* Process.System
+      const own = new Set(system.children)
+      yield* Effect.addFinalizer(() => Process.shutdownChildren(system.children, own))
       return PubSub.of(service(adapter, topics = new Topics(adapter, fork), isTraced(context)))
     })
   ).pipe(Layer.provideMerge(Process.System.layer))

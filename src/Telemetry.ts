@@ -7,7 +7,7 @@
  *
  * Labels are names that the application's code gives: `socket` (the name given to `Socket.make`), `transport`
  * (`websocket`, `longpoll`, …), `channel` (the pattern, such as `room:*`), `result` (`ok`, `refused`, `crashed` or
- * `interrupted`) and `adapter` (`redis` or `nats`).
+ * `interrupted`), `adapter` (`redis` or `nats`) and `tracker` (the name given to `Presence.make` or `Tracker.make`).
  * Nothing that a client chooses becomes a label. The buckets of the durations end at 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50,
  * 100, 250, 500, 1000, 2500, 5000 and 10000 milliseconds.
  *
@@ -240,3 +240,12 @@ export const longestMailbox: Metric.Gauge<number> = Metrics.longestMailbox
  * @since 0.1.0
  */
 export const pubsubConnected: Metric.Gauge<number> = Metrics.pubsubConnected
+
+/**
+ * Presences, counted at each of their changes, that other nodes do not see because they are too large for a message, or no
+ * plain data; each is logged. Label: `tracker`.
+ *
+ * @category clusters
+ * @since 0.1.0
+ */
+export const presencesWithheld: Metric.Counter<number> = Metrics.presencesWithheld

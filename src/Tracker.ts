@@ -7,7 +7,10 @@
  *
  * The model is Phoenix.Tracker (https://hexdocs.pm/phoenix_pubsub/Phoenix.Tracker.html).
  */
-import { Clock, Data, Duration, Effect, Random, Schema, type Scope } from "effect"
+import { Cause, Clock, Data, Duration, Effect, Metric, Random, type Scope } from "effect"
+import { brief } from "./internal/channelMessage.ts"
+import { presencesWithheld } from "./internal/metrics.ts"
+import { isPacket, type Presence } from "./internal/packet.ts"
 import * as process from "./internal/process.ts"
 import * as replica from "./internal/replica.ts"
 import * as Process from "./Process.ts"
@@ -54,6 +57,18 @@ export class TrackerError extends Data.TaggedError("TrackerError")<{
   readonly message: string
 }> {}
 
+/** What a tracker keeps; see `Tracker.stats`. */
+export interface Stats {
+  /** Presences of this node's own processes. */
+  readonly own: number
+  /** Copies of those of other nodes, also of nodes that are down. */
+  readonly copied: number
+  /** Topics that somebody is present in. */
+  readonly topics: number
+  /** The other nodes, by name, and whether they are up. */
+  readonly nodes: ReadonlyMap<string, boolean>
+}
+
 /** A tracker; made by {@link make}. */
 export interface Tracker {
   readonly name: string
@@ -88,37 +103,11 @@ export interface Tracker {
   readonly list: (topic: string) => ReadonlyMap<string, ReadonlyArray<Meta>>
   /** The metas under one key of a topic; empty if nobody is there. */
   readonly getByKey: (topic: string, key: string) => ReadonlyArray<Meta>
+  /** How much is kept on this node, and which others it knows, for a look at a running system. */
+  readonly stats: () => Stats
   /** Tells all other nodes that this one's presences have left; what is tracked after that is not told. */
   readonly gracefulPermdown: Effect.Effect<void>
 }
-
-const Owner = Schema.Struct({ node: Schema.String, life: Schema.Finite })
-const Meta = Schema.StructWithRest(Schema.Struct({ phx_ref: Schema.String }), [
-  Schema.Record(Schema.String, Schema.Unknown)
-])
-const Presence = Schema.Tuple([Schema.Finite, Schema.String, Schema.String, Meta])
-const Packet = Schema.Union([
-  Schema.Struct({ type: Schema.Literal("heartbeat"), from: Owner, version: Schema.Finite }),
-  Schema.Struct({
-    type: Schema.Literal("delta"),
-    from: Owner,
-    base: Schema.Finite,
-    version: Schema.Finite,
-    present: Schema.Array(Presence),
-    gone: Schema.Array(Schema.Finite)
-  }),
-  Schema.Struct({
-    type: Schema.Literal("snapshot"),
-    from: Owner,
-    version: Schema.Finite,
-    part: Schema.Finite,
-    parts: Schema.Finite,
-    present: Schema.Array(Presence)
-  }),
-  Schema.Struct({ type: Schema.Literal("request"), from: Owner, life: Schema.Finite, have: Schema.Finite }),
-  Schema.Struct({ type: Schema.Literal("bye"), from: Owner })
-])
-const isPacket: (message: unknown) => message is replica.Packet = Schema.is(Packet)
 
 /** Something to be done by a shard, and where its answer goes. */
 class Request<A> {
@@ -142,6 +131,7 @@ class Ended {
 const tick = { _tag: "Tick" }
 
 interface Settings extends replica.Options {
+  readonly name: string
   readonly permdownOnShutdown: boolean
   readonly pubsub: PubSub.PubSub["Service"]
   readonly handleDiff: (diff: Diff) => Effect.Effect<void>
@@ -178,16 +168,21 @@ class Shard implements process.Watcher {
       this.untrackAll(message.process)
       return this.publish([])
     }
-    const now = Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
-    if (message === tick) {
-      const { diff, send } = this.replica.tick(now)
-      this.changes.push(diff)
-      return Effect.andThen(this.publish(send), Process.sendAfter(this.pid, tick, this.settings.period))
-    }
+    if (message === tick) return Effect.flatMap(this.settings.pubsub.status, (status) => this.tick(status))
     if (!isPacket(message)) return Effect.logWarning("a packet that is none came to a tracker")
-    const { diff, send } = this.replica.receive(message, now)
+    const { diff, send } = this.replica.receive(message, this.now)
     this.changes.push(diff)
     return this.publish(send)
+  }
+
+  private tick(status: PubSub.Status): Effect.Effect<unknown> {
+    const { diff, send } = this.replica.tick(this.now, status === "connected")
+    this.changes.push(diff)
+    return Effect.andThen(this.publish(send), Process.sendAfter(this.pid, tick, this.settings.period))
+  }
+
+  private get now(): number {
+    return Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
   }
 
   private serve<A>({ replyTo, run }: Request<A>): Effect.Effect<unknown> {
@@ -212,12 +207,34 @@ class Shard implements process.Watcher {
   }
 
   /** What does not arrive is asked for: the next packet tells that it is missing. */
-  private send({ packet, to }: replica.Outgoing): Effect.Effect<void> {
+  private send(out: replica.Outgoing): Effect.Effect<void> {
     const { pubsub } = this.settings
-    return Effect.ignore(
-      to === undefined
-        ? pubsub.broadcast(this.topic, packet, this.pid)
-        : pubsub.directBroadcast(to, this.topic, packet)
+    const { packet, to } = out
+    return Effect.catchCause(
+      Effect.suspend(() =>
+        to === undefined
+          ? pubsub.broadcast(this.topic, packet, this.pid)
+          : pubsub.directBroadcast(to, this.topic, packet)
+      ),
+      (cause) => Cause.hasInterrupts(cause) ? Effect.interrupt : this.sendLess(out, cause)
+    )
+  }
+
+  /** A packet is too large, or has something in it that is no plain data: what others may know is told all the same. */
+  private sendLess({ cut }: replica.Outgoing, cause: Cause.Cause<PubSub.BroadcastError>): Effect.Effect<void> {
+    const error = Cause.squash(cause)
+    if (error instanceof PubSub.BroadcastError && error.code === "UNAVAILABLE") return Effect.void
+    const { send, withheld } = cut?.() ?? { send: [] }
+    const rest = Effect.forEach(send, (out) => this.send(out), { discard: true })
+    if (withheld === undefined) {
+      return send.length > 0 ? rest : Effect.logError("other nodes cannot be told of this one", cause)
+    }
+    const [, topic, key] = withheld
+    const { name } = this.settings
+    return Effect.logError("a presence cannot be told to other nodes: only this one shows it", cause).pipe(
+      Effect.annotateLogs({ tracker: name, topic: brief(topic), key: brief(key) }),
+      Effect.andThen(Metric.update(Metric.withAttributes(presencesWithheld, { tracker: name }), 1)),
+      Effect.andThen(rest)
     )
   }
 
@@ -375,6 +392,7 @@ export const make = (
     let refs = 0
     const settings: Settings = {
       ...settingsOf(options),
+      name,
       count: () => refs++,
       permdownOnShutdown: options.permdownOnShutdown ?? true,
       pubsub,
@@ -434,7 +452,7 @@ export const make = (
       )
     const all = (run: (shard: Shard) => unknown) =>
       Effect.forEach(running, (_, index) => Effect.orDie(ask(index, run)), { discard: true })
-    const metasOf = (presences: ReadonlySet<replica.Presence> | undefined) =>
+    const metasOf = (presences: ReadonlySet<Presence> | undefined) =>
       Array.from(presences ?? [], ([, , , meta]) => meta)
     return {
       name,
@@ -445,6 +463,15 @@ export const make = (
       list: (topic) =>
         new Map(Array.from(of(topic).shard.replica.list(topic), ([key, found]) => [key, metasOf(found)])),
       getByKey: (topic, key) => metasOf(of(topic).shard.replica.list(topic).get(key)),
+      stats: () => {
+        const replicas = running.map(({ shard }) => shard.replica)
+        const sum = (what: keyof replica.Replica["size"]) => replicas.reduce((sum, { size }) => sum + size[what], 0)
+        const nodes = new Map<string, boolean>()
+        for (const { node, up } of replicas.flatMap(({ nodes }) => nodes)) {
+          nodes.set(node, up && (nodes.get(node) ?? true))
+        }
+        return { own: sum("own"), copied: sum("copied"), topics: sum("topics"), nodes }
+      },
       gracefulPermdown: Effect.suspend(() => Effect.forEach(running, ({ shard }) => shard.bye(), { discard: true }))
     }
   })

@@ -56,3 +56,8 @@ export const mailboxMessages = gauge("mailbox_messages", "Messages that wait in 
 export const longestMailbox = gauge("longest_mailbox_messages", "Messages that wait in the fullest of the mailboxes")
 
 export const pubsubConnected = gauge("pubsub_connected", "1 while other nodes are within reach, 0 during an outage")
+
+export const presencesWithheld = counter(
+  "presences_withheld",
+  "Presences that other nodes do not see, because they are too large for a message, or no plain data"
+)

@@ -4,53 +4,21 @@
  * converges.
  */
 
-/** One life of a node: when it starts again, it is another. */
-export interface Owner {
-  readonly node: string
-  /** Grows with each start of the node. */
-  readonly life: number
-}
-
-/** What is known of a presence; `phx_ref` names this state of it. */
-export interface Meta {
-  readonly [name: string]: unknown
-  readonly phx_ref: string
-}
-
-/** A presence on its way between nodes: its number among those of its owner, and what it is. */
-export type Presence = readonly [id: number, topic: string, key: string, meta: Meta]
-
-/** What nodes tell each other. */
-export type Packet =
-  /** The owner lives, and has come to this version. */
-  | { readonly type: "heartbeat"; readonly from: Owner; readonly version: number }
-  /** What brings a copy from any version between `base` and `version` to `version`. */
-  | {
-    readonly type: "delta"
-    readonly from: Owner
-    readonly base: number
-    readonly version: number
-    readonly present: ReadonlyArray<Presence>
-    readonly gone: ReadonlyArray<number>
-  }
-  /** The whole state at a version, in parts. */
-  | {
-    readonly type: "snapshot"
-    readonly from: Owner
-    readonly version: number
-    readonly part: number
-    readonly parts: number
-    readonly present: ReadonlyArray<Presence>
-  }
-  /** Somebody lacks what came after a version. */
-  | { readonly type: "request"; readonly from: Owner; readonly life: number; readonly have: number }
-  /** The owner ends, with all its presences. */
-  | { readonly type: "bye"; readonly from: Owner }
+import type { Meta, Owner, Packet, Presence } from "./packet.ts"
 
 /** A packet and the node it is for; undefined for all others. */
 export interface Outgoing {
   readonly to: string | undefined
   readonly packet: Packet
+  /** For a packet that cannot be sent as it is: the same in smaller ones. */
+  readonly cut?: () => Cut
+}
+
+/** What becomes of a packet that was cut. */
+export interface Cut {
+  readonly send: ReadonlyArray<Outgoing>
+  /** One that cannot be sent at all: other nodes go on without it, until it changes. */
+  readonly withheld?: Presence | undefined
 }
 
 /** What has changed for those who look, by topic. */
@@ -142,6 +110,17 @@ class View {
   }
 }
 
+/** A presence of this node. */
+interface Own {
+  readonly presence: Presence
+  /** Of its last change. */
+  readonly version: number
+  readonly isWithheld?: boolean
+}
+
+/** A presence that has changed, or gone, and the version of its last change. */
+type Change = readonly [id: number, version: number]
+
 /** What is known of another node. */
 class Copy {
   readonly life: number
@@ -152,8 +131,8 @@ class Copy {
   state: "up" | "down" | "gone" = "up"
   /** When the owner was last asked for what is missing. */
   asked = -Infinity
-  /** The parts of a snapshot that have arrived. */
-  parts: { readonly version: number; readonly arrived: Map<number, ReadonlyArray<Presence>> } | undefined = undefined
+  /** What has arrived of a snapshot. */
+  snapshot: { readonly version: number; readonly arrived: Map<number, Presence> } | undefined = undefined
 
   constructor(life: number, now: number) {
     this.life = life
@@ -168,7 +147,7 @@ export class Replica {
   readonly self: Owner
   private readonly options: Options
   private readonly view = new View()
-  private readonly own = new Map<number, { readonly presence: Presence; readonly version: number }>()
+  private readonly own = new Map<number, Own>()
   private readonly copies = new Map<string, Copy>()
   private version = 0
   /** Removals since `removalsSince`, oldest first. */
@@ -179,6 +158,7 @@ export class Replica {
   /** What has changed since, with the version of its last change, in the order of these. */
   private changed = new Map<number, number>()
   private silent = Infinity
+  private isCutOff = false
   private ended = false
 
   constructor(self: Owner, options: Options) {
@@ -234,8 +214,11 @@ export class Replica {
 
   // --- time ---------------------------------------------------------------------------------------------------------
 
-  /** Called once in a period: tells what has changed, and looks who has not been heard of. */
-  tick(now: number): Outcome {
+  /**
+   * Called once in a period: tells what has changed, and looks who has not been heard of. While nobody is reached, what
+   * there is to tell waits; afterwards this node speaks at once, and asks for what it has missed.
+   */
+  tick(now: number, isReached = true): Outcome {
     for (const [node, copy] of this.copies) {
       const silence = now - copy.heard
       if (silence > this.options.permdownPeriod) {
@@ -246,45 +229,103 @@ export class Replica {
         copy.state = "down"
       }
     }
-    return { diff: this.view.take(), send: this.ended ? [] : this.news() }
+    const diff = this.view.take()
+    if (!isReached) {
+      this.isCutOff = true
+      this.silent = Infinity
+      return { diff, send: [] }
+    }
+    const requests = this.isCutOff ? this.requests(now) : []
+    this.isCutOff = false
+    return { diff, send: this.ended ? requests : [...this.news(), ...requests] }
   }
 
   private news(): ReadonlyArray<Outgoing> {
-    const { self: from, version } = this
+    const { version } = this
     if (this.changed.size > 0) {
-      const { changed } = this
+      const changes = [...this.changed]
       this.changed = new Map()
       this.silent = 0
-      const packets = this.deltas(this.told, changed)
+      const deltas = this.deltas(undefined, this.told, changes)
       this.told = version
-      return packets.map((packet) => ({ to: undefined, packet }))
+      return deltas
     }
     if (this.silent++ < this.options.maxSilentPeriods) return []
     this.silent = 0
-    return [{ to: undefined, packet: { type: "heartbeat", from, version } }]
+    return [this.heartbeat()]
+  }
+
+  private heartbeat(to?: string): Outgoing {
+    return { to, packet: { type: "heartbeat", from: this.self, version: this.version } }
   }
 
   /**
    * What has changed after `base`, in the order of the last changes, so that it can be cut anywhere: a copy at a version
    * is right about all that has not changed since, and what has is yet to come.
    */
-  private deltas(base: number, changed: ReadonlyMap<number, number>): ReadonlyArray<Packet> {
-    const packets: Array<Packet> = []
-    let present: Array<Presence> = []
-    let gone: Array<number> = []
-    let left = changed.size
-    for (const [id, version] of changed) {
-      const found = this.own.get(id)
-      if (found === undefined) gone.push(id)
-      else present.push(found.presence)
-      if (--left > 0 && present.length + gone.length < partSize) continue
-      const last = left === 0 ? this.version : version
-      packets.push({ type: "delta", from: this.self, base, version: last, present, gone })
-      base = last
-      present = []
-      gone = []
+  private deltas(to: string | undefined, base: number, changes: ReadonlyArray<Change>): ReadonlyArray<Outgoing> {
+    const deltas: Array<Outgoing> = []
+    for (let from = 0; from < changes.length; from += partSize) {
+      const some = changes.slice(from, from + partSize)
+      const version = from + partSize < changes.length ? some.at(-1)?.[1] ?? base : this.version
+      deltas.push(this.delta(to, base, version, some))
+      base = version
     }
-    return packets
+    return deltas
+  }
+
+  private delta(to: string | undefined, base: number, version: number, changes: ReadonlyArray<Change>): Outgoing {
+    const present: Array<Presence> = []
+    const gone: Array<number> = []
+    for (const [id] of changes) {
+      const own = this.own.get(id)
+      if (own === undefined || own.isWithheld === true) gone.push(id)
+      else present.push(own.presence)
+    }
+    const cut = (): Cut => {
+      const half = changes.length >> 1
+      const middle = changes[half - 1]?.[1]
+      if (middle !== undefined) {
+        const send = [
+          this.delta(to, base, middle, changes.slice(0, half)),
+          this.delta(to, middle, version, changes.slice(half))
+        ]
+        return { send }
+      }
+      const withheld = this.withhold(present[0])
+      return { send: withheld === undefined ? [] : [this.delta(to, base, version, [])], withheld }
+    }
+    return { to, packet: { type: "delta", from: this.self, base, version, present, gone }, cut }
+  }
+
+  private snapshots(to: string): ReadonlyArray<Outgoing> {
+    const present = [...this.own.values()].flatMap((own) => own.isWithheld === true ? [] : [own.presence])
+    const parts = Array.from(
+      { length: Math.max(1, Math.ceil(present.length / partSize)) },
+      (_, part) => present.slice(part * partSize, (part + 1) * partSize)
+    )
+    return parts.map((part) => this.snapshot(to, this.version, present.length, part))
+  }
+
+  private snapshot(to: string, version: number, total: number, present: ReadonlyArray<Presence>): Outgoing {
+    const cut = (): Cut => {
+      const half = present.length >> 1
+      // Without the one it is another version, which is asked for when it is told.
+      if (half === 0) return { send: [], withheld: this.withhold(present[0]) }
+      const halves = [present.slice(0, half), present.slice(half)]
+      return { send: halves.map((some) => this.snapshot(to, version, total, some)) }
+    }
+    return { to, packet: { type: "snapshot", from: this.self, version, total, present }, cut }
+  }
+
+  /** To other nodes a presence that cannot be sent is gone; that is a change. */
+  private withhold(presence: Presence | undefined): Presence | undefined {
+    if (presence === undefined) return undefined
+    const [id] = presence
+    if (this.own.get(id)?.presence !== presence) return undefined
+    this.own.set(id, { presence, version: ++this.version, isWithheld: true })
+    this.note(id)
+    return presence
   }
 
   // --- others -------------------------------------------------------------------------------------------------------
@@ -312,7 +353,7 @@ export class Replica {
     if (known !== undefined) this.hideAll(known)
     const copy = new Copy(life, now)
     this.copies.set(node, copy)
-    send.push({ to: node, packet: { type: "heartbeat", from: this.self, version: this.version } })
+    send.push(this.heartbeat(node))
     return copy
   }
 
@@ -336,6 +377,14 @@ export class Replica {
     if (packet.version > copy.version && packet.type !== "snapshot") this.ask(copy, packet.from, now, send)
   }
 
+  private requests(now: number): ReadonlyArray<Outgoing> {
+    const requests: Array<Outgoing> = []
+    for (const [node, copy] of this.copies) {
+      if (copy.state !== "gone") this.ask(copy, { node, life: copy.life }, now, requests)
+    }
+    return requests
+  }
+
   private ask(copy: Copy, { life, node }: Owner, now: number, send: Array<Outgoing>): void {
     if (now - copy.asked < this.options.period) return
     copy.asked = now
@@ -343,41 +392,30 @@ export class Replica {
   }
 
   private answer(to: string, have: number, send: Array<Outgoing>): void {
-    const { self: from, version } = this
-    if (have >= this.removalsSince && have > 0) {
-      const last = new Map<number, number>()
-      for (const [removed, id] of this.removals) if (removed > have) last.set(id, removed)
-      for (const [id, own] of this.own) if (own.version > have) last.set(id, own.version)
-      const changed = new Map([...last].sort(([, a], [, b]) => a - b))
-      for (const packet of this.deltas(have, changed)) send.push({ to, packet })
-      return
-    }
-    const present = Array.from(this.own.values(), (own) => own.presence)
-    const parts = Math.max(1, Math.ceil(present.length / partSize))
-    for (let part = 0; part < parts; part++) {
-      const some = present.slice(part * partSize, (part + 1) * partSize)
-      send.push({ to, packet: { type: "snapshot", from, version, part, parts, present: some } })
-    }
+    if (have === 0 || have < this.removalsSince) return void send.push(...this.snapshots(to))
+    const last = new Map<number, number>()
+    for (const [removed, id] of this.removals) if (removed > have) last.set(id, removed)
+    for (const [id, own] of this.own) if (own.version > have) last.set(id, own.version)
+    if (last.size > 0) send.push(...this.deltas(to, have, [...last].sort(([, a], [, b]) => a - b)))
+    else send.push(this.heartbeat(to))
   }
 
-  private collect(copy: Copy, { part, parts, present, version }: Packet & { type: "snapshot" }): void {
-    if (copy.parts?.version !== version) {
+  private collect(copy: Copy, { present, total, version }: Packet & { type: "snapshot" }): void {
+    if (copy.snapshot?.version !== version) {
       // A part of an older snapshot is late.
-      if (copy.parts !== undefined && copy.parts.version > version) return
-      copy.parts = { version, arrived: new Map() }
+      if (copy.snapshot !== undefined && copy.snapshot.version > version) return
+      copy.snapshot = { version, arrived: new Map() }
     }
-    const { arrived } = copy.parts
-    arrived.set(part, present)
-    if (arrived.size < parts) return
-    copy.parts = undefined
-    const all = new Map([...arrived.values()].flat().map((presence) => [presence[0], presence]))
-    const gone = [...copy.presences.keys()].filter((id) => !all.has(id))
-    this.apply(copy, version, all.values(), gone)
+    const { arrived } = copy.snapshot
+    for (const presence of present) arrived.set(presence[0], presence)
+    if (arrived.size < total) return
+    const gone = [...copy.presences.keys()].filter((id) => !arrived.has(id))
+    this.apply(copy, version, arrived.values(), gone)
   }
 
   private apply(copy: Copy, version: number, present: Iterable<Presence>, gone: Iterable<number> = noRemovals): void {
     copy.version = version
-    if (copy.parts !== undefined && copy.parts.version <= version) copy.parts = undefined
+    if (copy.snapshot !== undefined && copy.snapshot.version <= version) copy.snapshot = undefined
     for (const presence of present) {
       const before = copy.presences.get(presence[0])
       if (before?.[3].phx_ref === presence[3].phx_ref) continue

@@ -1,6 +1,6 @@
-/** Whole nodes in one process, on the TestClock, connected by a network that can be as bad as it likes. */
+/** Whole nodes in one process, connected by a network that can be as bad as it likes, on the TestClock, or by an engine. */
 import { assert } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Logger, Random, Scope } from "effect"
+import { Context, Effect, Exit, Layer, Random, Scope } from "effect"
 import { TestClock } from "effect/testing"
 // @ts-expect-error the package comes without types
 import { Presence as AnyPresence } from "phoenix"
@@ -9,6 +9,8 @@ import * as Presence from "../../src/Presence.ts"
 import * as PubSub from "../../src/PubSub.ts"
 import * as Serializer from "../../src/Serializer.ts"
 import * as Socket from "../../src/Socket.ts"
+import type { NodeLayer } from "../pubsub/contract.ts"
+import { Log } from "../support/log.ts"
 
 /** What phoenix.js makes of the events of a channel. */
 interface PhoenixPresence {
@@ -34,6 +36,7 @@ const RoomLive = Room.layer((room, payload) => {
     handleIn: (event: string) =>
       Effect.gen(function*() {
         if (event === "crash") return yield* Effect.die(new Error("crash"))
+        if (event === "shout") return yield* Effect.as(room.broadcast("shout", { n }), Channel.noReply)
         yield* Online.update(room, key, (meta) => ({ ...meta, state: event }))
         return Channel.noReply
       }).pipe(Effect.orDie)
@@ -45,12 +48,21 @@ const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
 
 type Services = Layer.Success<ReturnType<typeof live>>
 
-const live = (name: string, network: Network, options: Presence.Options) =>
+const live = (node: NodeLayer, options: Presence.Options) =>
   UserSocketLive.pipe(
     Layer.provideMerge(RoomLive),
     Layer.provideMerge(Online.layer({}, options)),
-    Layer.provideMerge(PubSub.layerAdapter((deliver) => network.connect(name, deliver)))
+    Layer.provideMerge(node)
   )
+
+/** What connects the nodes, and the clock that they run on. */
+export interface Fabric {
+  /** A node of this name, which nobody else has just now. */
+  readonly node: (name: string) => Effect.Effect<NodeLayer>
+  /** Nothing comes from this node any more, and nothing reaches it. */
+  readonly disconnect: (name: string) => void
+  readonly pass: (millis: number) => Effect.Effect<void>
+}
 
 export interface Weather {
   /** How many packets of a hundred are lost. */
@@ -64,10 +76,11 @@ export interface Weather {
 export const fair: Weather = { loss: 0, doubled: 0, delay: 20 }
 
 /** Carries text, as a real network does: nothing is shared between nodes. */
-export class Network {
+export class Network implements Fabric {
   weather: Weather = fair
+  /** The largest message, in characters. */
+  limit = Infinity
   packets = 0
-  members = 0
   bytes = 0
   private readonly nodes = new Map<
     string,
@@ -75,26 +88,29 @@ export class Network {
   >()
   private readonly cuts = new Set<string>()
 
-  readonly connect = (
-    node: string,
-    deliver: (topic: string, message: unknown) => void
-  ): Effect.Effect<PubSub.Adapter> =>
-    Effect.sync(() => {
+  readonly pass = TestClock.adjust
+
+  readonly node = (name: string): Effect.Effect<NodeLayer> =>
+    Effect.succeed(PubSub.layerAdapter((deliver) => this.connect(name, deliver)))
+
+  private connect(node: string, deliver: (topic: string, message: unknown) => void): Effect.Effect<PubSub.Adapter> {
+    return Effect.sync(() => {
       const topics = new Set<string>()
       this.nodes.set(node, { topics, deliver })
       return {
         node,
         broadcast: (topic, message) =>
-          Effect.suspend(() =>
-            Effect.forEach([...this.nodes.keys()], (to) => this.send(node, to, topic, message), { discard: true })
-          ),
-        direct: (to, topic, message) => this.send(node, to, topic, message),
+          Effect.suspend(() => {
+            const text = JSON.stringify(message)
+            return Effect.forEach([...this.nodes.keys()], (to) => this.send(node, to, topic, text), { discard: true })
+          }),
+        direct: (to, topic, message) => Effect.suspend(() => this.send(node, to, topic, JSON.stringify(message))),
         joined: (topic) => Effect.sync(() => void topics.add(topic)),
         left: (topic) => Effect.sync(() => void topics.delete(topic))
       }
     })
+  }
 
-  /** Nothing comes from this node any more, and nothing reaches it. */
   disconnect(node: string): void {
     this.nodes.delete(node)
   }
@@ -108,8 +124,10 @@ export class Network {
     this.cuts.clear()
   }
 
-  private send(from: string, to: string, topic: string, message: unknown): Effect.Effect<void> {
-    const text = JSON.stringify(message)
+  private send(from: string, to: string, topic: string, text: string): Effect.Effect<void, PubSub.BroadcastError> {
+    if (text.length > this.limit) {
+      return Effect.fail(new PubSub.BroadcastError({ code: "TOO_LARGE", message: `${text.length} characters` }))
+    }
     const receiver = this.nodes.get(to)
     if (from === to || !this.nodes.has(from) || receiver === undefined) return Effect.void
     return Effect.gen({ self: this }, function*() {
@@ -142,29 +160,39 @@ interface Connection {
 export class Member {
   readonly key: string
   readonly n: number
+  readonly topic: string
   state = "here"
   connection: Connection | undefined = undefined
   /** The diffs that have arrived so far. */
   readonly diffs: Array<Presence.Diff> = []
+  /** Who has shouted, by `n`. */
+  readonly heard: Array<unknown> = []
+  /** Whether the client was told who is here. */
+  joined = false
+  crashed = false
   private readonly presence: PhoenixPresence
   private readonly callbacks = new Map<string, (payload: unknown) => void>()
 
-  constructor(key: string, n: number) {
+  constructor(key: string, n: number, topic: string) {
     this.key = key
     this.n = n
+    this.topic = topic
     this.presence = new PhoenixPresence({
       on: (event, callback) => void this.callbacks.set(event, callback),
       joinRef: () => "1"
     })
   }
 
-  send(topic: string, event: string, payload: unknown = {}): void {
-    this.connection?.receive(JSON.stringify(["1", "2", topic, event, payload]))
+  send(event: string, payload: unknown = {}): void {
+    this.connection?.receive(JSON.stringify(["1", "2", this.topic, event, payload]))
   }
 
   receive(frame: Serializer.Frame): void {
     const [, , , event, payload] = JSON.parse(String(frame))
     if (event === "presence_diff") this.diffs.push(payload)
+    else if (event === "presence_state") this.joined = true
+    else if (event === "shout") this.heard.push(payload.n)
+    else if (event === "phx_error") this.crashed = true
     this.callbacks.get(event)?.(payload)
   }
 
@@ -174,15 +202,25 @@ export class Member {
   }
 }
 
-/** Lets everything that is ready do what it can do without time passing. */
-export const settle = TestClock.adjust(0)
+const step = 10
+const patience = 30_000
+
+/** Tries again as time passes, until the assertion holds, or for too long. */
+export const eventually = (network: Fabric, assertion: Effect.Effect<unknown>): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    for (let passed = 0;; passed += step) {
+      yield* network.pass(0)
+      const exit = yield* Effect.exit(assertion)
+      if (Exit.isSuccess(exit)) return
+      if (passed >= patience) return yield* exit
+      yield* network.pass(step)
+    }
+  })
 
 const named = (entries: PhoenixPresence["state"]): ReadonlyArray<string> =>
   Object.entries(entries).flatMap(([key, { metas }]) =>
     metas.map(({ n, phx_ref, state }) => `${key} ${String(n)} ${String(state)} ${phx_ref}`)
   ).sort()
-
-const silent = Logger.layer([])
 
 /** A node that runs; {@link Cluster.start} makes it. */
 export class Node {
@@ -190,50 +228,56 @@ export class Node {
   readonly members: Array<Member> = []
   private readonly context: Context.Context<Services>
   private readonly scope: Scope.Closeable
-  private readonly network: Network
+  private readonly cluster: Cluster<Fabric>
 
-  constructor(name: string, context: Context.Context<Services>, scope: Scope.Closeable, network: Network) {
+  constructor(name: string, context: Context.Context<Services>, scope: Scope.Closeable, cluster: Cluster<Fabric>) {
     this.name = name
     this.context = context
     this.scope = scope
-    this.network = network
+    this.cluster = cluster
   }
 
   run<A, E>(effect: Effect.Effect<A, E, Services | Scope.Scope>): Effect.Effect<A, E> {
     return Effect.provideContext(effect, Context.add(this.context, Scope.Scope, this.scope)).pipe(
-      Effect.provide(silent)
+      Effect.provide(this.cluster.log.layer)
     )
   }
 
+  /** Lets everything that is ready do what it can do without time passing. */
+  private get settle(): Effect.Effect<void> {
+    return this.cluster.network.pass(0)
+  }
+
   join(key: string, topic = "room:1"): Effect.Effect<Member> {
-    const n = ++this.network.members
     return this.run(
       Effect.gen({ self: this }, function*() {
-        const member = new Member(key, n)
+        const { cluster: { members, network } } = this
+        const member = new Member(key, members.length, topic)
+        members.push(member)
         const acceptor = yield* Socket.acceptor(UserSocket)
         const transport = { name: "test", send: (frame: Serializer.Frame) => member.receive(frame), close: () => {} }
         member.connection = acceptor.open(transport, Serializer.v2, Socket.accept())
-        member.send(topic, "phx_join", { key, n })
+        member.send("phx_join", { key, n: member.n })
         this.members.push(member)
-        yield* settle
+        yield* eventually(network, Effect.sync(() => assert.isTrue(member.joined, `${key} has not joined`)))
         return member
       })
     )
   }
 
   /** Ends a membership, in one of the ways that it can end. */
-  leave(member: Member, how: "leave" | "drop" | "crash" = "leave", topic = "room:1"): Effect.Effect<void> {
+  leave(member: Member, how: "leave" | "drop" | "crash" = "leave"): Effect.Effect<void> {
     this.members.splice(this.members.indexOf(member), 1)
-    if (how === "leave") member.send(topic, "phx_leave")
+    if (how === "leave") member.send("phx_leave")
     else if (how === "drop") member.connection?.process.kill()
-    else member.send(topic, "crash")
-    return settle
+    else member.send("crash")
+    return this.settle
   }
 
-  update(member: Member, state: string, topic = "room:1"): Effect.Effect<void> {
+  update(member: Member, state: string): Effect.Effect<void> {
     member.state = state
-    member.send(topic, state)
-    return settle
+    member.send(state)
+    return this.settle
   }
 
   /** Who is here, as the node lists it. */
@@ -246,6 +290,12 @@ export class Node {
     return this.run(Effect.map(Online.list(topic), (entries) => Object.keys(entries).sort()))
   }
 
+  /** What the node keeps, and for whom. */
+  get stats() {
+    const { nodes, ...sizes } = Context.get(this.context, Online.handler).tracker.stats()
+    return { ...sizes, nodes: [...nodes.keys()].sort(), topics: Context.get(this.context, PubSub.PubSub).topics() }
+  }
+
   /** Shuts down as a node should. */
   stop(): Effect.Effect<void> {
     return Scope.close(this.scope, Exit.void)
@@ -253,17 +303,21 @@ export class Node {
 
   /** Is gone without a word. */
   crash(): Effect.Effect<void> {
-    this.network.disconnect(this.name)
+    this.cluster.network.disconnect(this.name)
     return Scope.close(this.scope, Exit.void)
   }
 }
 
-export class Cluster {
-  readonly network = new Network()
+export class Cluster<F extends Fabric = Network> {
+  readonly network: F
   readonly nodes = new Map<string, Node>()
+  /** All who have ever joined. */
+  readonly members: Array<Member> = []
+  readonly log = new Log()
   private readonly options: Presence.Options
 
-  constructor(options: Presence.Options = {}) {
+  constructor(network: F, options: Presence.Options = {}) {
+    this.network = network
     this.options = options
   }
 
@@ -272,10 +326,9 @@ export class Cluster {
       const scope = yield* Scope.make()
       // Nodes share nothing, neither layers.
       const memo = Layer.makeMemoMapUnsafe()
-      const context = yield* Layer.buildWithMemoMap(live(name, this.network, this.options), memo, scope).pipe(
-        Effect.provide(silent)
-      )
-      const node = new Node(name, context, scope, this.network)
+      const layer = live(yield* this.network.node(name), this.options).pipe(Layer.provide(this.log.layer))
+      const context = yield* Layer.buildWithMemoMap(layer, memo, scope).pipe(Effect.provide(this.log.layer))
+      const node = new Node(name, context, scope, this)
       this.nodes.set(name, node)
       return node
     })
@@ -286,36 +339,44 @@ export class Cluster {
     return Effect.andThen(node[how](), Effect.sync(() => this.network.disconnect(node.name)))
   }
 
-  /** Every node lists all who are here, and so does phoenix.js in every client. */
-  assertTruth(topic = "room:1"): Effect.Effect<void> {
+  eventually(assertion: Effect.Effect<unknown>): Effect.Effect<void> {
+    return eventually(this.network, assertion)
+  }
+
+  /** Every node lists all who are here, and so does phoenix.js in every client; of some nodes only, if they are named. */
+  assertTruth(topic = "room:1", nodes?: ReadonlyArray<Node>): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
-      const members = [...this.nodes.values()].flatMap((node) => node.members)
-      const truth = members.map(({ key, n, state }) => `${key} ${n} ${state}`).sort()
-      for (const node of this.nodes.values()) {
+      const all = nodes ?? [...this.nodes.values()]
+      const here = (node: Node) => node.members.filter((member) => member.topic === topic)
+      const truth = all.flatMap(here).map(({ key, n, state }) => `${key} ${n} ${state}`).sort()
+      for (const node of all) {
         const listed = yield* node.list(topic)
         assert.deepStrictEqual(
           listed.map((line) => line.slice(0, line.lastIndexOf(" "))),
           truth,
           `${node.name} lists what is not true`
         )
-        for (const { n, sees } of node.members) assert.deepStrictEqual(sees, listed, `client ${n} of ${node.name}`)
+        for (const { n, sees } of here(node)) assert.deepStrictEqual(sees, listed, `client ${n} of ${node.name}`)
       }
     })
   }
 }
 
-/** A cluster for one test; its nodes end with it. */
-export const clusterOf = (
+/** A cluster for one test, on a network of its own or another fabric; its nodes end with it. */
+export const clusterOn = <F extends Fabric>(
+  network: F,
   names: ReadonlyArray<string>,
   options?: Presence.Options
-): Effect.Effect<{ readonly cluster: Cluster; readonly nodes: ReadonlyArray<Node> }, never, Scope.Scope> =>
+): Effect.Effect<{ readonly cluster: Cluster<F>; readonly nodes: ReadonlyArray<Node> }, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const cluster = new Cluster(options)
+    const cluster = new Cluster(network, options)
     yield* Effect.addFinalizer(() =>
       Effect.forEach([...cluster.nodes.values()], (node) => cluster.stop(node, "crash"), { discard: true })
     )
     const nodes = yield* Effect.forEach(names, (name) => cluster.start(name))
-    // They get to know each other.
-    yield* TestClock.adjust("3 seconds")
     return { cluster, nodes }
   })
+
+/** A cluster on the simulated network, whose nodes know each other. */
+export const clusterOf = (names: ReadonlyArray<string>, options?: Presence.Options) =>
+  Effect.tap(clusterOn(new Network(), names, options), TestClock.adjust("3 seconds"))

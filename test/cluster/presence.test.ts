@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { TestClock } from "effect/testing"
-import { type Cluster, clusterOf, type Node } from "./cluster.ts"
+import * as Process from "../../src/Process.ts"
+import { type Cluster, clusterOf, type Node, Online } from "./cluster.ts"
 
 /** A test with three nodes that know each other. */
 const onThree = (
@@ -175,4 +176,19 @@ describe("a cluster", () => {
       assert.lengthOf(bob.diffs.filter(({ leaves }) => "ada" in leaves), 0)
       yield* cluster.assertTruth()
     })))
+
+  onThree("goes on without a presence that is no plain data", (cluster, a, b) =>
+    Effect.gen(function*() {
+      yield* a.join("ada")
+      const worker = yield* a.run(
+        Process.spawn((_self: Process.Pid<never>) => Effect.succeed({ handle: () => Effect.void }))
+      )
+      yield* a.run(Effect.orDie(Online.track({ pid: worker, topic: "jobs" }, "big", { size: 1n })))
+      yield* a.join("eve")
+      yield* TestClock.adjust(2 * period)
+      yield* cluster.assertTruth()
+      assert.deepStrictEqual([yield* a.keys("jobs"), yield* b.keys("jobs")], [["big"], []])
+      assert.lengthOf(cluster.log.of("a presence cannot be told to other nodes"), 1)
+      assert.isFalse(cluster.members.some(({ crashed }) => crashed))
+    }))
 })

@@ -1,20 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import {
-  type Diff,
-  type Options,
-  type Outcome,
-  type Outgoing,
-  type Packet,
-  type Presence,
-  Replica
-} from "../../src/internal/replica.ts"
+import type { Packet, Presence } from "../../src/internal/packet.ts"
+import { type Diff, type Options, type Outcome, type Outgoing, Replica } from "../../src/internal/replica.ts"
 
 const numRuns = Number(process.env["CHAOS_RUNS"] ?? 2000)
 
 const options: Options = { period: 10, maxSilentPeriods: 2, downPeriod: 60, permdownPeriod: 200 }
 
 const topics = ["a", "b", "__proto__"]
+
+/** The key of presences that are too large for any packet. */
+const giant = "giant"
 
 const at = <A>(items: ReadonlyArray<A>, index: number): A => {
   const item = items[index % items.length]
@@ -119,9 +115,12 @@ class World {
   private readonly network: Array<InFlight> = []
   private readonly cuts = new Set<string>()
   private lives = 0
+  /** How many presences and removals fit into a packet. */
+  private readonly limit: number
   now = 1000
 
-  constructor(count: number) {
+  constructor(count: number, limit: number) {
+    this.limit = limit
     this.nodes = Array.from({ length: count }, (_, index) => this.born(index))
   }
 
@@ -138,7 +137,7 @@ class World {
     const life = this.alive(index)
     if (life === undefined) return
     const slot = index % this.nodes.length
-    for (const { packet, to } of send) {
+    for (const { packet, to } of this.fitting(send)) {
       const text = JSON.stringify(packet)
       for (const other of this.nodes.keys()) {
         if (other === slot || (to !== undefined && to !== `n${other}`)) continue
@@ -185,6 +184,17 @@ class World {
     if (mine !== own.size) assert.fail("a node does not know its own presences")
   }
 
+  /** What the network takes of it. */
+  private fitting(send: ReadonlyArray<Outgoing>): ReadonlyArray<Outgoing> {
+    return send.flatMap((out) => {
+      const { packet } = out
+      const present = "present" in packet ? packet.present : []
+      const size = present.length + ("gone" in packet ? packet.gone.length : 0)
+      if (size <= this.limit && !present.some(([, , key]) => key === giant)) return [out]
+      return this.fitting(out.cut?.().send ?? assert.fail("a packet without presences is too large"))
+    })
+  }
+
   put(index: number, topic: string, key: string): void {
     const life = this.alive(index)
     if (life === undefined) return
@@ -211,10 +221,10 @@ class World {
     this.done(index, life.replica.remove(ids))
   }
 
-  tick(index: number): void {
+  tick(index: number, isReached = true): void {
     const life = this.alive(index)
     if (life === undefined) return
-    const { diff, send } = life.replica.tick(this.now)
+    const { diff, send } = life.replica.tick(this.now, isReached)
     this.done(index, diff, send)
   }
 
@@ -282,7 +292,10 @@ class World {
     }
   }
 
-  /** Every node sees what all who have not ended own, and one that has ended its own beside that. */
+  /**
+   * Every node sees what all who have not ended own, and one that has ended its own beside that; the giants only where
+   * they are.
+   */
   assertTruth(): void {
     for (const life of this.nodes) {
       if (life === undefined) continue
@@ -290,6 +303,7 @@ class World {
       for (const other of this.nodes) {
         if (other === undefined || (other.ended && other !== life)) continue
         for (const [, topic, key, { phx_ref }] of other.own.values()) {
+          if (key === giant && other !== life) continue
           const refs = truth.get(topic) ?? new Map<string, string>()
           truth.set(topic, refs.set(phx_ref, key))
         }
@@ -319,8 +333,8 @@ const step = (name: string, run: Step): Step => Object.assign(run, { [fc.toStrin
 const steps = fc.oneof(
   {
     weight: 6,
-    arbitrary: fc.tuple(node, fc.nat(2), fc.nat(2)).map(([n, topic, key]) =>
-      step(`put(${n}, ${topic}, ${key})`, (world) => world.put(n, at(topics, topic), `k${key}`))
+    arbitrary: fc.tuple(node, fc.nat(2), fc.constantFrom("k0", "k1", "k2", giant)).map(([n, topic, key]) =>
+      step(`put(${n}, ${topic}, ${key})`, (world) => world.put(n, at(topics, topic), key))
     )
   },
   {
@@ -334,6 +348,7 @@ const steps = fc.oneof(
     )
   },
   { weight: 8, arbitrary: node.map((n) => step(`tick(${n})`, (world) => world.tick(n))) },
+  { weight: 1, arbitrary: node.map((n) => step(`tick(${n}, false)`, (world) => world.tick(n, false))) },
   {
     weight: 4,
     arbitrary: fc.constantFrom(1, 10, 10, 10, 30, 61, 100, 201).map((millis) =>
@@ -376,9 +391,10 @@ describe("whatever is lost, doubled, late, cut off or dead", () => {
       fc.assert(
         fc.property(
           fc.integer({ min: 2, max: 5 }),
+          fc.constantFrom(1, 2, Infinity),
           fc.array(steps, { maxLength: 120, size: "max" }),
-          (count, history) => {
-            const world = new World(count)
+          (count, limit, history) => {
+            const world = new World(count, limit)
             for (const run of history) run(world)
             world.quiet(enough)
             world.assertTruth()
@@ -415,12 +431,11 @@ const delta = (
   gone
 })
 const heartbeat = (version: number, from = other): Packet => ({ type: "heartbeat", from, version })
-const snapshot = (version: number, part: number, parts: number, present: ReadonlyArray<Presence>): Packet => ({
+const snapshot = (version: number, total: number, present: ReadonlyArray<Presence>): Packet => ({
   type: "snapshot",
   from: other,
   version,
-  part,
-  parts,
+  total,
   present
 })
 
@@ -432,6 +447,8 @@ const names = ({ diff }: Pick<Outcome, "diff">) => {
 }
 
 const requests = ({ send }: Outcome) => send.filter(({ packet }) => packet.type === "request")
+
+const packets = ({ send }: Outcome) => send.map(({ packet, to }) => ({ to, packet }))
 
 const fresh = () => new Replica({ node: "self", life: 1 }, options)
 
@@ -465,45 +482,115 @@ describe("a copy", () => {
     })
   })
 
-  it("takes a snapshot when all its parts are there, in any order, and it takes those that are missing away", () => {
+  it("takes a snapshot when all of it is there, in any order, and it takes away what is missing in it", () => {
     const replica = fresh()
     replica.receive(delta(0, 1, [ada]), 0)
-    assert.deepStrictEqual(
-      names(replica.receive(snapshot(9, 1, 2, [[3, "room", "cy", { phx_ref: "c1" }]]), 0)),
-      names(noChange)
-    )
-    assert.deepStrictEqual(
-      names(replica.receive(snapshot(9, 1, 2, [[3, "room", "cy", { phx_ref: "c1" }]]), 0)),
-      names(noChange)
-    )
-    assert.deepStrictEqual(names(replica.receive(snapshot(9, 0, 2, [bob]), 0)), {
-      joins: ["cy", "bob"],
-      leaves: ["ada"]
-    })
+    const cy: Presence = [3, "room", "cy", { phx_ref: "c1" }]
+    for (const _ of ["once", "twice"]) {
+      assert.deepStrictEqual(names(replica.receive(snapshot(9, 2, [cy]), 0)), names(noChange))
+    }
+    assert.deepStrictEqual(names(replica.receive(snapshot(9, 2, [bob]), 0)), { joins: ["cy", "bob"], leaves: ["ada"] })
   })
 
   it("lets no part of an older snapshot disturb a newer one", () => {
     const replica = fresh()
-    replica.receive(snapshot(7, 0, 2, [ada]), 0)
-    replica.receive(snapshot(9, 0, 2, [bob]), 0)
-    replica.receive(snapshot(7, 1, 2, []), 0)
+    replica.receive(snapshot(7, 2, [ada]), 0)
+    replica.receive(snapshot(9, 2, [ada]), 0)
+    replica.receive(snapshot(7, 2, [bob]), 0)
     assert.deepStrictEqual(keys(replica), [])
-    replica.receive(snapshot(9, 1, 2, []), 0)
-    assert.deepStrictEqual(keys(replica), ["bob"])
-    replica.receive(snapshot(7, 0, 1, [ada]), 0)
-    assert.deepStrictEqual(keys(replica), ["bob"])
+    replica.receive(snapshot(9, 2, [bob]), 0)
+    assert.deepStrictEqual(keys(replica), ["ada", "bob"])
+    replica.receive(snapshot(7, 1, [ada]), 0)
+    assert.deepStrictEqual(keys(replica), ["ada", "bob"])
   })
 
   it("drops the parts of a snapshot that a delta has overtaken", () => {
     const replica = fresh()
-    replica.receive(snapshot(7, 0, 2, [ada]), 0)
+    replica.receive(snapshot(7, 2, [ada]), 0)
     replica.receive(delta(0, 8, [bob]), 0)
-    replica.receive(snapshot(7, 1, 2, []), 0)
+    replica.receive(snapshot(7, 2, [[3, "room", "cy", { phx_ref: "c1" }]]), 0)
     assert.deepStrictEqual(keys(replica), ["bob"])
   })
 })
 
 const noChange: Pick<Outcome, "diff"> = { diff: new Map() }
+
+describe("a packet that is too large", () => {
+  const cut = (out: Outgoing | undefined) => {
+    const { send, withheld } = out?.cut?.() ?? assert.fail("it cannot be cut")
+    return { send: packets({ diff: new Map(), send }).map(({ packet }) => packet), withheld, rest: send }
+  }
+
+  it("is cut in two at the version between, and one presence is withheld, until it changes", () => {
+    const replica = fresh()
+    const { self: from } = replica
+    replica.put(ada)
+    replica.put(bob)
+    const [whole] = replica.tick(0).send
+    const { rest: [first], send } = cut(whole)
+    assert.deepStrictEqual(send, [
+      { type: "delta", from, base: 0, version: 1, present: [ada], gone: [] },
+      { type: "delta", from, base: 1, version: 2, present: [bob], gone: [] }
+    ])
+    const none: Packet = { type: "delta", from, base: 0, version: 1, present: [], gone: [] }
+    const last = cut(first)
+    assert.deepStrictEqual([last.send, last.withheld], [[none], ada])
+    assert.deepStrictEqual(cut(last.rest[0]).send, [])
+    const news = packets(replica.tick(10)).map(({ packet }) => packet)
+    assert.deepStrictEqual(news, [{ type: "delta", from, base: 2, version: 3, present: [], gone: [1] }])
+    const slim: Presence = [1, "room", "ada", { phx_ref: "a2" }]
+    replica.put(slim)
+    assert.deepStrictEqual(packets(replica.tick(20)).map(({ packet }) => packet), [
+      { type: "delta", from, base: 3, version: 4, present: [slim], gone: [] }
+    ])
+  })
+
+  it("of a snapshot is cut in two of one total, and one without the presence that is withheld is a later version", () => {
+    const replica = fresh()
+    const { self: from } = replica
+    replica.put(ada)
+    replica.put(bob)
+    const request: Packet = { type: "request", from: other, life: 1, have: 0 }
+    const { rest: [, second], send } = cut(replica.receive(request, 0).send[0])
+    assert.deepStrictEqual(send, [
+      { type: "snapshot", from, version: 2, total: 2, present: [ada] },
+      { type: "snapshot", from, version: 2, total: 2, present: [bob] }
+    ])
+    const last = cut(second)
+    assert.deepStrictEqual([last.send, last.withheld], [[], bob])
+    assert.deepStrictEqual(packets(replica.receive(request, 1)), [
+      { to: "other", packet: { type: "snapshot", from, version: 3, total: 1, present: [ada] } }
+    ])
+  })
+})
+
+describe("a node that reaches nobody", () => {
+  it("keeps what it has to tell, and afterwards tells it at once and asks all others", () => {
+    const replica = fresh()
+    const { self: from } = replica
+    replica.receive(delta(0, 3, [bob]), 0)
+    replica.tick(0)
+    replica.put(ada)
+    for (let now = 10; now <= 50; now += 10) assert.deepStrictEqual(replica.tick(now, false).send, [])
+    const request = { to: "other", packet: { type: "request", from, life: 5, have: 3 } } as const
+    assert.deepStrictEqual(packets(replica.tick(60)), [
+      { to: undefined, packet: { type: "delta", from, base: 0, version: 1, present: [ada], gone: [] } },
+      request
+    ])
+    assert.deepStrictEqual(replica.tick(70).send, [])
+    replica.tick(80, false)
+    const heartbeat = { to: undefined, packet: { type: "heartbeat", from, version: 1 } } as const
+    assert.deepStrictEqual(packets(replica.tick(90)), [heartbeat, request])
+  })
+
+  it("is answered also where it has missed nothing, so that it sees who is there", () => {
+    const replica = fresh()
+    replica.put(ada)
+    assert.deepStrictEqual(packets(replica.receive({ type: "request", from: other, life: 1, have: 1 }, 0)), [
+      { to: "other", packet: { type: "heartbeat", from: replica.self, version: 1 } }
+    ])
+  })
+})
 
 describe("a node that starts again", () => {
   it("takes all presences of its older life away", () => {
@@ -525,7 +612,7 @@ describe("a node that starts again", () => {
   it("is not mistaken for its older life, whose packets come late", () => {
     const replica = fresh()
     replica.receive(heartbeat(0, { node: "other", life: 6 }), 0)
-    for (const packet of [delta(0, 2, [ada]), snapshot(2, 0, 1, [ada]), heartbeat(2)]) {
+    for (const packet of [delta(0, 2, [ada]), snapshot(2, 1, [ada]), heartbeat(2)]) {
       assert.deepStrictEqual(replica.receive(packet, options.downPeriod), { diff: new Map(), send: [] })
     }
     replica.receive(delta(0, 1, [bob]), options.downPeriod)
@@ -561,7 +648,7 @@ describe("a bye", () => {
     for (
       const packet of [
         delta(1, 3, [bob]),
-        snapshot(9, 0, 1, [ada]),
+        snapshot(9, 1, [ada]),
         heartbeat(9),
         { type: "bye", from: other } as const
       ]
@@ -643,7 +730,7 @@ describe("an owner", () => {
     replica.put([3, "room", "cy", { phx_ref: "c2" }])
     replica.put(ada)
     replica.remove([2, 77])
-    assert.deepStrictEqual(replica.tick(10).send, [{
+    assert.deepStrictEqual(packets(replica.tick(10)), [{
       to: undefined,
       packet: {
         type: "delta",

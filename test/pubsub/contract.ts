@@ -1,6 +1,6 @@
 /** What every PubSub promises, whatever connects its nodes. The clock is the real one: engines have none but that. */
 import { afterAll, assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer, type Scope } from "effect"
+import { Context, Effect, Exit, Layer, Scope } from "effect"
 import * as Message from "../../src/Message.ts"
 import * as Process from "../../src/Process.ts"
 import * as PubSub from "../../src/PubSub.ts"
@@ -11,6 +11,8 @@ export type NodeLayer = Layer.Layer<PubSub.PubSub | Process.System>
 export interface Node {
   readonly pubsub: PubSub.PubSub["Service"]
   readonly context: Context.Context<PubSub.PubSub | Process.System>
+  /** Shuts it down before its Scope does. */
+  readonly stop: Effect.Effect<void>
 }
 
 /** What a subscriber has got, and a way to wait for it. */
@@ -25,7 +27,11 @@ export interface Inbox {
 export const startNode = <E>(
   layer: Layer.Layer<PubSub.PubSub | Process.System, E>
 ): Effect.Effect<Node, E, Scope.Scope> =>
-  Effect.map(Layer.build(layer), (context) => ({ context, pubsub: Context.get(context, PubSub.PubSub) }))
+  Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Scope.Scope)
+    const context = yield* Scope.provide(Layer.build(layer), scope)
+    return { context, pubsub: Context.get(context, PubSub.PubSub), stop: Scope.close(scope, Exit.void) }
+  })
 
 const idle = Process.spawn((_self: Process.Pid<unknown>) => Effect.succeed({ handle: () => Effect.void }))
 
@@ -229,6 +235,19 @@ export const contract = <E>(
         yield* b.pubsub.directBroadcast(a.pubsub.node, "room:1", "to a")
         assert.deepStrictEqual(yield* here.atLeast(2), ["from b", "to a"])
         assert.deepStrictEqual(yield* there.atLeast(2), ["from b", "to b"])
+      }))
+
+    together("the last words of a process whose node shuts down reach the others", () =>
+      Effect.gen(function*() {
+        const [a, b] = yield* two
+        const there = yield* subscribe(b, "room:1")
+        const terminate = () => Effect.orDie(a.pubsub.broadcast("room:1", "bye"))
+        yield* Effect.provide(
+          Process.spawn((_self: Process.Pid<unknown>) => Effect.succeed({ handle: () => Effect.void, terminate })),
+          a.context
+        )
+        yield* a.stop
+        assert.deepStrictEqual(yield* there.atLeast(1), ["bye"])
       }))
 
     it.live("is connected", () =>

@@ -1,9 +1,10 @@
 /** What an adapter promises when its engine fails, or when somebody else talks on its channels. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Layer, Logger, Metric, References, type Scope, Tracer } from "effect"
+import { Effect, Layer, Metric, type Scope, Tracer } from "effect"
 import * as PubSub from "../../src/PubSub.ts"
 import * as Telemetry from "../../src/Telemetry.ts"
-import { Engine, isMissing, type Kind } from "../support/engine.ts"
+import { Engine, engineOf, isMissing, type Kind } from "../support/engine.ts"
+import { Log } from "../support/log.ts"
 import { drain, type Node, type NodeLayer, startNode, subscribe } from "./contract.ts"
 
 export interface Options {
@@ -25,50 +26,10 @@ export interface Subject {
   readonly publish: (url: string, channel: string, data: ReadonlyArray<Uint8Array>) => Promise<void>
 }
 
-interface Line {
-  readonly level: string
-  readonly text: string
-  readonly annotations: Readonly<Record<string, unknown>>
-}
-
-/** What the nodes have logged, and a way to wait for it. */
-class Log {
-  readonly lines: Array<Line> = []
-  private readonly waiting = new Set<() => void>()
-
-  readonly layer = Logger.layer([
-    Logger.make(({ cause, fiber, logLevel, message }) => {
-      const causes = cause.reasons.length > 0 ? [Cause.pretty(cause)] : []
-      const text = [...[message].flat().map((part) => Cause.isCause(part) ? "" : String(part)), ...causes].join(" ")
-      this.lines.push({ level: logLevel, text, annotations: fiber.getRef(References.CurrentLogAnnotations) })
-      for (const look of this.waiting) look()
-    })
-  ])
-
-  of(text: string): ReadonlyArray<Line> {
-    return this.lines.filter((line) => line.text.includes(text))
-  }
-
-  /** Waits for so many lines. */
-  until(text: string, count: number): Effect.Effect<void> {
-    return Effect.callback((resume) => {
-      const look = () => {
-        if (this.of(text).length >= count) resume(Effect.void)
-      }
-      this.waiting.add(look)
-      look()
-      return Effect.sync(() => void this.waiting.delete(look))
-    })
-  }
-}
-
 const away = "is out of reach"
 
 /** Joins of an outage are not to hold up a test; an engine that is merely slow is not to be taken for one that is away. */
 const impatient = { timeout: 500 }
-
-const engineOf = (kind: Kind, start: (kind: Kind) => Promise<Engine> = Engine.start) =>
-  Effect.acquireRelease(Effect.promise(() => start(kind)), (engine) => Effect.promise(() => engine.stop()))
 
 const statusOf = (node: Node) => node.pubsub.status
 
