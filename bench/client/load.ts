@@ -89,15 +89,20 @@ export class Load {
 
   /**
    * Warms up, measures, has the senders stop, and waits until all has come that is under way, or nothing more comes. With
-   * `messages` it is their number that ends it, and there is no warm-up.
+   * `messages` it is their number that ends it, and all that comes is measured.
    */
   async measure(sent: () => number, idle: () => boolean) {
     const { messages, seconds, warmup } = this.options
     if (messages === 0) await sleep(warmup * 1000)
     this.latency = new Histogram()
     const watch = new Stopwatch(this.options.pid)
-    if (messages === 0) await sleep(seconds * 1000)
-    else while (sent() < messages && this.members.some((member) => member.isJoined)) await sleep(1)
+    if (messages === 0) {
+      await sleep(seconds * 1000)
+    } else {
+      await this.settled(() => sent() >= messages)
+      this.stopped = true
+      await this.settled(idle)
+    }
     const used = watch.read()
     const { latency } = this
     this.stopped = true
