@@ -13,10 +13,16 @@ const compressFrom = 1024
 
 const offersCompression = process.env["COMPRESS"] === "1"
 
+interface Meta {
+  readonly n: number
+  readonly phx_ref: string
+}
+
 class Member extends WebSocket {
   user = ""
   tcp: Socket | undefined
-  readonly topics = new Set<string>()
+  /** With what it is tracked there, if it is. */
+  readonly topics = new Map<string, Meta | undefined>()
 
   say(joinRef: unknown, ref: unknown, topic: string, event: string, payload: unknown): void {
     const text = JSON.stringify([joinRef, ref, topic, event, payload])
@@ -31,7 +37,7 @@ class Member extends WebSocket {
 const members = new Map<string, Set<Member>>()
 
 /** By topic and user. */
-const metas = new Map<string, Map<string, Array<{ readonly n: number; readonly phx_ref: string }>>>()
+const metas = new Map<string, Map<string, ReadonlyArray<Meta>>>()
 let tracked = 0
 
 /** An unmasked text frame. */
@@ -66,13 +72,14 @@ const broadcast = (topic: string, event: string, payload: unknown, except?: Memb
 const join = (member: Member, topic: string): void => {
   const joined = members.get(topic) ?? new Set()
   members.set(topic, joined.add(member))
-  member.topics.add(topic)
+  member.topics.set(topic, undefined)
 }
 
 const track = (member: Member, topic: string): void => {
   const { user } = member
-  const here = metas.get(topic) ?? new Map<string, Array<{ readonly n: number; readonly phx_ref: string }>>()
+  const here = metas.get(topic) ?? new Map<string, ReadonlyArray<Meta>>()
   const meta = { n: 1, phx_ref: (tracked++).toString(36) }
+  member.topics.set(topic, meta)
   metas.set(topic, here.set(user, [...(here.get(user) ?? []), meta]))
   broadcast(topic, "presence_diff", { joins: { [user]: { metas: [meta] } }, leaves: {} })
   const all = Array.from(here, ([user, metas]) => [user, { metas }] as const)
@@ -81,12 +88,13 @@ const track = (member: Member, topic: string): void => {
 
 const leave = (member: Member, topic: string): void => {
   const joined = members.get(topic)
+  const meta = member.topics.get(topic)
   member.topics.delete(topic)
   joined?.delete(member)
   if (joined?.size === 0) members.delete(topic)
   const here = metas.get(topic)
-  const [meta, ...others] = here?.get(member.user) ?? []
   if (here === undefined || meta === undefined) return
+  const others = here.get(member.user)?.filter((other) => other !== meta) ?? []
   if (others.length > 0) here.set(member.user, others)
   else here.delete(member.user)
   if (here.size === 0) metas.delete(topic)
@@ -127,7 +135,7 @@ server.on("connection", (member, request) => {
   member.tcp = request.socket
   member.user = new URLSearchParams(request.url?.split("?")[1]).get("user") ?? ""
   member.on("message", (data: Buffer) => receive(member, data))
-  member.on("close", () => member.topics.forEach((topic) => leave(member, topic)))
+  member.on("close", () => member.topics.forEach((_meta, topic) => leave(member, topic)))
   member.on("error", () => {})
 })
 server.on("listening", () => console.log("listening"))
