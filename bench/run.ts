@@ -1,0 +1,221 @@
+/**
+ * Measures effect-channels, raw `ws` and socket.io, one after another in every cell and round, each time with a new server,
+ * and prints the medians. The runs go to bench/results/latest.json, the plot to docs/performance.svg, or, if not all has
+ * been measured, beside the runs.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdirSync, writeFileSync } from "node:fs"
+import { createServer } from "node:net"
+import { availableParallelism, cpus } from "node:os"
+import { setTimeout as sleep } from "node:timers/promises"
+import { parseArgs, promisify } from "node:util"
+import {
+  applies,
+  baseline,
+  type Cell,
+  cells,
+  marks,
+  quick,
+  type Run,
+  type Server,
+  servers,
+  shown,
+  summary
+} from "./cells.ts"
+import { cores } from "./client/machine.ts"
+import { oneOf, parsed, UsageError } from "./client/options.ts"
+import type { Result } from "./client/scenarios.ts"
+import { plot } from "./plot.ts"
+
+const usage = `npm run bench -- [options]
+  --cell NAME       only this cell; may be repeated: ${cells.map(({ name }) => name).join(", ")}
+  --servers A,B     only these servers: ${servers.map(({ name }) => name).join(", ")}
+  --rounds N        how often; the medians are shown; default 3
+  --quick           one round of short runs
+  --json            print the runs as JSON instead of the table`
+
+const settings = () => {
+  const { values } = parsed(() =>
+    parseArgs({
+      options: {
+        cell: { type: "string", multiple: true },
+        servers: { type: "string" },
+        rounds: { type: "string" },
+        quick: { type: "boolean", default: false },
+        json: { type: "boolean", default: false }
+      }
+    })
+  )
+  const rounds = Number(values.rounds ?? (values.quick ? 1 : 3))
+  if (!Number.isInteger(rounds) || rounds < 1) {
+    throw new UsageError(`--rounds is a whole number from 1 on, not ${values.rounds}`)
+  }
+  return {
+    cells: chosen("--cell", cells, values.cell),
+    servers: chosen("--servers", servers, values.servers?.split(",")),
+    rounds,
+    quick: values.quick,
+    json: values.json
+  }
+}
+
+const chosen = <T extends { readonly name: string }>(
+  option: string,
+  all: ReadonlyArray<T>,
+  asked: ReadonlyArray<string> | undefined
+): ReadonlyArray<T> => {
+  const names = asked?.map((name) => oneOf(option, all.map(({ name }) => name), name))
+  return names === undefined ? all : all.filter(({ name }) => names.includes(name))
+}
+
+/** The commands that keep the server and the client each on a core of its own. */
+const pinning = async () => {
+  const [first, second] = cores()
+  if (first === undefined || second === undefined) return "there are not two cores that Linux lets this process choose"
+  try {
+    await promisify(execFile)("taskset", ["-c", String(first), "true"])
+  } catch {
+    return "there is no taskset"
+  }
+  const on = (core: number) => ["taskset", "-c", String(core)]
+  return { server: on(first), client: on(second), cores: `cores ${first} and ${second}` }
+}
+
+const start = ([program = "", ...args]: ReadonlyArray<string>, env: Record<string, string>): ChildProcess =>
+  spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] })
+
+const outputOf = async (child: ChildProcess, until?: string): Promise<string> => {
+  let output = ""
+  for await (const chunk of child.stdout ?? []) {
+    output += String(chunk)
+    if (until !== undefined && output.includes(until)) return output
+  }
+  return output
+}
+
+const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1")
+  await once(server, "listening")
+  const address = server.address()
+  server.close()
+  await once(server, "close")
+  if (address === null || typeof address === "string") throw new Error("there is no port")
+  return address.port
+}
+
+/** How long a server may take to end when it is told to. */
+const patience = 15_000
+
+const stop = async (server: ChildProcess, ended: Promise<unknown>) => {
+  server.kill("SIGTERM")
+  const late = setTimeout(() => {
+    console.error(`the server has not ended within ${patience / 1000} s, and is killed`)
+    server.kill("SIGKILL")
+  }, patience)
+  await ended
+  clearTimeout(late)
+}
+
+interface Pins {
+  readonly server: ReadonlyArray<string>
+  readonly client: ReadonlyArray<string>
+}
+
+const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
+  const port = await freePort()
+  const compress = cell.compress === true
+  const running = start([...pins.server, process.execPath, ...server.command], {
+    PORT: String(port),
+    COMPRESS: compress ? "1" : "0"
+  })
+  const ended = once(running, "close")
+  try {
+    if (!(await outputOf(running, "listening")).includes("listening")) throw new Error(`${server.name} does not start`)
+    // What it does at first is not what it costs.
+    await sleep(1000)
+    const options = `${cell.load} --protocol ${server.protocol} --port ${port} --pid ${running.pid}`
+    const args = [options, compress ? "--compress" : "", short ? quick : ""].join(" ").trim().split(/ +/)
+    const output = await outputOf(start([...pins.client, process.execPath, "bench/client.ts", ...args], {}))
+    if (output === "") throw new Error(`the load client has measured nothing of ${server.name} in ${cell.name}`)
+    return JSON.parse(output)
+  } finally {
+    await stop(running, ended)
+  }
+}
+
+/** A line of the table for each figure: the medians, and in brackets how many times that of the baseline. */
+const table = (runs: ReadonlyArray<Run>, among: ReadonlyArray<Cell>, columns: ReadonlyArray<Server>): string => {
+  const lines = among.flatMap((cell) =>
+    cell.figures.map((figure) => {
+      const base = summary(runs, cell, figure, baseline)?.median
+      const values = columns.map(({ name }) => {
+        const found = summary(runs, cell, figure, name)
+        if (found === undefined) return "-"
+        const ratio = base === undefined || name === baseline ? "" : ` (${(found.median / base).toFixed(2)})`
+        return `${shown(found.median)}${ratio}${found.marks === "" ? "" : ` ${found.marks}`}`
+      })
+      return [`${figure.title} (${figure.unit})`, ...values]
+    })
+  )
+  const rows = [["", ...columns.map(({ name }) => name)], ...lines]
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? []
+  const padded = rows.map((row) => `| ${row.map((text, column) => text.padEnd(widths[column] ?? 0)).join(" | ")} |`)
+  padded.splice(1, 0, `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`)
+  return padded.join("\n")
+}
+
+const main = async () => {
+  const options = settings()
+  const pinned = await pinning()
+  const pins = typeof pinned === "string" ? { server: [], client: [] } : pinned
+  if (typeof pinned === "string") {
+    console.error(`The server and the client are not kept on cores of their own: ${pinned}.`)
+  }
+  const say = (line: string) => options.json || console.error(line)
+
+  const runs: Array<Run> = []
+  for (let round = 1; round <= options.rounds; round++) {
+    for (const cell of options.cells) {
+      for (const server of options.servers.filter((server) => applies(cell, server))) {
+        const result = await measure(server, cell, pins, options.quick)
+        runs.push({ cell: cell.name, server: server.name, round, result })
+        const figures = cell.figures.map(({ of, unit }) => `${shown(of(result) ?? NaN)} ${unit}`).join(", ")
+        say(`${round}/${options.rounds} ${cell.name.padEnd(17)}${server.name.padEnd(16)}${figures}`)
+        if (!result.ok) console.error(`wrong in ${cell.name} of ${server.name}: ${JSON.stringify(result)}`)
+      }
+    }
+  }
+
+  const machine = {
+    node: process.version,
+    cpu: cpus()[0]?.model ?? "",
+    cores: availableParallelism(),
+    pinned: typeof pinned === "string" ? false : pinned.cores
+  }
+  const all = { machine, rounds: options.rounds, quick: options.quick, runs }
+  mkdirSync("bench/results", { recursive: true })
+  writeFileSync("bench/results/latest.json", `${JSON.stringify(all, null, 2)}\n`)
+  const whole = !options.quick && options.cells === cells && options.servers === servers
+  const picture = whole ? "docs/performance.svg" : "bench/results/latest.svg"
+  const note = `Median of ${options.rounds}. Node ${process.versions.node} on ${machine.cpu}, one core for the server.`
+  writeFileSync(picture, plot(runs, note))
+
+  if (options.json) {
+    console.log(JSON.stringify(all))
+  } else {
+    const result = table(runs, options.cells, options.servers)
+    console.log(`\n${result}\n\nIn brackets: times ${baseline}.`)
+    for (const [mark, meaning] of Object.entries(marks)) if (result.includes(mark)) console.log(`${mark} ${meaning}`)
+    console.log(`\nAll figures: bench/results/latest.json. Plot: ${picture}.`)
+  }
+  process.exitCode = runs.every(({ result }) => result.ok) ? 0 : 1
+}
+
+try {
+  await main()
+} catch (error) {
+  if (!(error instanceof UsageError)) throw error
+  console.error(`${error.message}\n\n${usage}`)
+  process.exitCode = 2
+}
