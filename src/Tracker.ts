@@ -7,9 +7,9 @@
  *
  * The model is Phoenix.Tracker (https://hexdocs.pm/phoenix_pubsub/Phoenix.Tracker.html).
  */
-import { Cause, Clock, Data, Duration, Effect, Metric, Random, type Scope } from "effect"
+import { Cause, Clock, type Context, Data, Duration, Effect, Random, type Scope } from "effect"
 import { brief } from "./internal/channelMessage.ts"
-import { presencesWithheld } from "./internal/metrics.ts"
+import { countWithheld } from "./internal/meter.ts"
 import { isPacket, type Presence } from "./internal/packet.ts"
 import * as process from "./internal/process.ts"
 import * as replica from "./internal/replica.ts"
@@ -233,7 +233,9 @@ class Shard implements process.Watcher {
     const { name } = this.settings
     return Effect.logError("a presence cannot be told to other nodes: only this one shows it", cause).pipe(
       Effect.annotateLogs({ tracker: name, topic: brief(topic), key: brief(key) }),
-      Effect.andThen(Metric.update(Metric.withAttributes(presencesWithheld, { tracker: name }), 1)),
+      Effect.andThen(
+        Effect.contextWith((context: Context.Context<never>) => Effect.sync(() => countWithheld(name, 1, context)))
+      ),
       Effect.andThen(rest)
     )
   }
@@ -398,6 +400,7 @@ export const make = (
       pubsub,
       handleDiff
     }
+    countWithheld(name, 0, yield* Effect.context<never>())
     const count = options.shards ?? 1
     if (!Number.isInteger(count) || count < 1) throw new RangeError("shards must be a whole number, at least 1")
     const running: Array<{ readonly shard: Shard; readonly pid: Process.Pid<unknown> }> = []

@@ -332,7 +332,7 @@ describe("connecting", () => {
         assert.deepStrictEqual(beat, ok(null, "1", "phoenix"))
         yield* TestClock.adjust("9 seconds")
         assert.strictEqual(client.ws.readyState, WebSocket.OPEN)
-        yield* TestClock.adjust("1 second")
+        yield* TestClock.adjust("2 seconds")
         assert.strictEqual((yield* Effect.promise(() => client.closed)).code, 1002)
       })
   )

@@ -216,3 +216,7 @@ export const socketMeter = (socket: string, context: Context.Context<never>): So
 /** Adds to the adapter's gauge: 1 when it has connected, -1 when it is not connected any more, 0 to have it at all. */
 export const countConnected = (adapter: string, by: -1 | 0 | 1, context: Context.Context<never>): void =>
   Metric.withAttributes(Metrics.pubsubConnected, { adapter }).modifyUnsafe(by, context)
+
+/** Counts a presence that other nodes were not told of; 0 is to have the series at all. */
+export const countWithheld = (tracker: string, by: 0 | 1, context: Context.Context<never>): void =>
+  Metric.withAttributes(Metrics.presencesWithheld, { tracker }).updateUnsafe(by, context)
