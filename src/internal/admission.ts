@@ -76,8 +76,8 @@ export interface Admission {
   ) => Effect.Effect<Client, Socket.Refused>
 }
 
-const resultOf = (exit: Exit.Exit<unknown, unknown>): string => {
-  if (exit._tag === "Success") return "ok"
+const resultOf = (exit: Exit.Exit<unknown, unknown>): "accepted" | "refused" | "crashed" | "interrupted" => {
+  if (exit._tag === "Success") return "accepted"
   return Cause.hasFails(exit.cause) ? "refused" : Cause.hasDies(exit.cause) ? "crashed" : "interrupted"
 }
 
@@ -206,7 +206,7 @@ export const make = (
         kind: "server",
         attributes: { "channels.socket": name, "channels.transport": transport }
       },
-      resultOf,
+      (exit) => exit._tag === "Success" ? "ok" : resultOf(exit),
       (span) => Effect.map(accepted, (client): Client => ({ ...client, span }))
     )
   }
@@ -238,36 +238,28 @@ export const make = (
         Effect.as(undefined)
       )
     },
-    connect: Effect.fnUntraced(function*(request, params, serializer, authToken) {
-      const { nanos: start } = runtime.system
-      const { log: level } = acceptor
-      const log = (what: string, annotations: Record<string, unknown>) => {
-        const nanos = runtime.system.nanos - start
-        meter.connectDuration.observe(nanos / 1e6)
-        if (!isLogged(level, runtime.context)) return Effect.void
-        return Effect.logWithLevel(level)(`${what} ${name} in ${formatDuration(nanos)}`).pipe(
-          Effect.annotateLogs({ transport, serializer: serializer.name, parameters: shown(params), ...annotations })
-        )
-      }
-      return yield* decide(request, params, authToken).pipe(
-        Effect.tap(() => {
-          meter.accepted++
-          return log("CONNECTED TO", {})
-        }),
-        Effect.tapError(({ reason }) => {
-          meter.refused++
-          return log("REFUSED CONNECTION TO", reason === undefined ? {} : { reason })
-        }),
-        Effect.onError((cause) =>
-          Effect.sync(() => {
-            if (Cause.hasFails(cause)) return
-            if (Cause.hasDies(cause)) meter.crashed++
-            else meter.interrupted++
-            meter.connectDuration.observe((runtime.system.nanos - start) / 1e6)
-          })
-        )
-      )
-    })
+    connect: (request, params, serializer, authToken) =>
+      Effect.suspend(() => {
+        const start = runtime.system.nanos
+        return Effect.onExit(decide(request, params, authToken), (exit) => {
+          const nanos = runtime.system.nanos - start
+          meter.connectDuration.observe(nanos / 1e6)
+          const result = resultOf(exit)
+          meter[result]++
+          const { log: level } = acceptor
+          if (!isLogged(level, runtime.context) || (result !== "accepted" && result !== "refused")) return Effect.void
+          const reason = exit._tag === "Failure" ? Cause.findErrorOption(exit.cause) : Option.none()
+          const what = result === "accepted" ? "CONNECTED TO" : "REFUSED CONNECTION TO"
+          return Effect.logWithLevel(level)(`${what} ${name} in ${formatDuration(nanos)}`).pipe(
+            Effect.annotateLogs({
+              transport,
+              serializer: serializer.name,
+              parameters: shown(params),
+              ...Option.isSome(reason) && reason.value.reason !== undefined ? { reason: reason.value.reason } : {}
+            })
+          )
+        })
+      })
   }
 }
 

@@ -6,7 +6,7 @@ interface Upgrade {
   /** Bytes that came along with a handshake: only an argument of the "upgrade" event, which a route does not see. */
   readonly head: Buffer
   /** Who listened for the end of the connection before its request came. */
-  readonly listeners: ReadonlySet<unknown>
+  readonly listeners: ReadonlyArray<unknown>
 }
 
 interface Prepared {
@@ -76,7 +76,11 @@ export const headOf = (request: IncomingMessage): Buffer => serverOf(request)?.u
 /** What is called when the server of a request is told to close; undefined for a server that was not prepared. */
 export const closingOf = (request: IncomingMessage): Set<() => void> | undefined => serverOf(request)?.closing
 
-const endings = ["close", "error"] as const
+/** What listens for the end of a connection. */
+export const endListeners = (socket: Duplex): ReadonlyArray<unknown> => [
+  ...socket.listeners("close"),
+  ...socket.listeners("error")
+]
 
 /**
  * Takes away what listens for the end of a connection on behalf of the request it began with, which is done with. It would
@@ -85,23 +89,13 @@ const endings = ["close", "error"] as const
  *
  * @param keep - what listens on behalf of the connection
  */
-export const forgetRequest = (request: IncomingMessage, keep: ReadonlySet<unknown>): void => {
+export const forgetRequest = (request: IncomingMessage, keep: ReadonlyArray<unknown>): void => {
   const before = serverOf(request)?.upgrades.get(request)?.listeners
   if (before === undefined) return
   const { socket } = request
-  for (const event of endings) {
+  for (const event of ["close", "error"] as const) {
     for (const listener of socket.listeners(event)) {
-      if (!before.has(listener) && !keep.has(listener)) socket.off(event, listener as () => void)
+      if (!before.includes(listener) && !keep.includes(listener)) socket.off(event, listener as () => void)
     }
   }
-}
-
-/** What listens for the end of a connection. */
-const endListeners = (socket: Duplex): Set<unknown> => new Set(endings.flatMap((event) => socket.listeners(event)))
-
-/** What has begun to listen for the end of a connection during `work`. */
-export const listenersOf = (socket: Duplex, work: () => void): ReadonlySet<unknown> => {
-  const before = endListeners(socket)
-  work()
-  return new Set([...endListeners(socket)].filter((listener) => !before.has(listener)))
 }

@@ -44,7 +44,6 @@ const refuse = (reason: QueryError["reason"]): Result.Result<never, QueryError> 
   )
 
 const unescape = (text: string): string | undefined => {
-  if (!/[%+\ud800-\udfff]/.test(text)) return text
   try {
     // A percent sign that encodes nothing stands for itself, as it does for Plug.
     const unescaped = decodeURIComponent(text.replaceAll("+", " ").replaceAll(/%(?![0-9a-f]{2})/gi, "%25"))
@@ -96,7 +95,22 @@ const toParams = (entries: Level["entries"]): Params => {
  * A name given twice has its last value. Where one name is used in several ways (`a=1&a[]=2&a[b]=3`) the last one used
  * for the first time decides. A name without `=` has the empty string, and nothing between two `&` is nothing.
  */
-export const decodeQuery = (query: string): Result.Result<Params, QueryError> => {
+export const decodeQuery = (query: string): Result.Result<Params, QueryError> =>
+  // Nearly always there is nothing to decode and nothing to nest.
+  /[%+[\ud800-\udfff]/.test(query) ? decodeNested(query) : Result.succeed(decodePlain(query))
+
+const decodePlain = (query: string): Params => {
+  const params: { [name: string]: Param } = Object.create(null)
+  for (const segment of (query.startsWith("?") ? query.slice(1) : query).split("&")) {
+    if (segment === "") continue
+    const equals = segment.indexOf("=")
+    if (equals < 0) params[segment] = ""
+    else params[segment.slice(0, equals)] = segment.slice(equals + 1)
+  }
+  return params
+}
+
+const decodeNested = (query: string): Result.Result<Params, QueryError> => {
   const root = makeLevel()
   for (const segment of (query.startsWith("?") ? query.slice(1) : query).split("&")) {
     if (segment === "") continue

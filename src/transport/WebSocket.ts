@@ -8,9 +8,10 @@ import { NodeHttpServerRequest } from "@effect/platform-node"
 import { Duration, Effect, Result, type Scope } from "effect"
 import { Headers, type HttpServerRequest, HttpServerResponse } from "effect/http"
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http"
+import type { Socket as NetSocket } from "node:net"
 import { type Server, type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
-import { forgetRequest, headOf, listenersOf } from "../internal/httpServer.ts"
+import { endListeners, forgetRequest, headOf } from "../internal/httpServer.ts"
 import type { System } from "../internal/process.ts"
 import * as Shutdown from "../internal/shutdown.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
@@ -114,9 +115,10 @@ export const make = (
       const serializer = yield* admission.negotiate(params)
       if (serializer === undefined) return refuse(403)
       const shown = withoutToken(request, protocol)
-      const connected = yield* Effect.result(
-        whileThere(incoming, admission.connect(shown, params, serializer, protocol.authToken))
-      )
+      // Upgrades may be half open, so a client that leaves is cut off; then the HTTP server interrupts the route.
+      incoming.socket.on("end", cutOff)
+      const connected = yield* Effect.result(admission.connect(shown, params, serializer, protocol.authToken))
+      incoming.socket.off("end", cutOff)
       if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, shown)
       const problem = problemOf(incoming.headers)
       if (problem !== undefined) return HttpServerResponse.text(problem, { status: 400 })
@@ -150,13 +152,9 @@ const problemOf = (headers: IncomingHttpHeaders): string | undefined => {
 const names = (header: string | undefined, word: string): boolean =>
   header?.split(",").some((entry) => entry.trim().toLowerCase() === word) === true
 
-/** An upgrade may be half open, so a client that leaves must be cut off; then the HTTP server interrupts the route. */
-const whileThere = <A, E>({ socket }: IncomingMessage, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-  Effect.suspend(() => {
-    const cut = () => socket.destroy()
-    socket.once("end", cut)
-    return Effect.ensuring(effect, Effect.sync(() => socket.off("end", cut)))
-  })
+function cutOff(this: NetSocket): void {
+  this.destroy()
+}
 
 /** The token is no header that an application would look for, or log. */
 const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
@@ -188,19 +186,19 @@ const upgrade = (
 ): Connection | undefined => {
   const { socket } = incoming
   if (socket.destroyed) return undefined
+  const before = endListeners(socket)
   let connection: Connection | undefined
-  const listeners = listenersOf(socket, () => {
-    wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
-      // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
-      ws.on("error", ignore)
-      connection = ws
-    })
+  wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
+    // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
+    ws.on("error", ignore)
+    connection = ws
   })
+  const own = endListeners(socket).filter((listener) => !before.includes(listener))
   // The HTTP server may begin to listen only when this route has returned.
   if (connection !== undefined) {
     system.ready({
       run: () => {
-        forgetRequest(incoming, listeners)
+        forgetRequest(incoming, own)
         return 1
       },
       failed: ignore
