@@ -16,6 +16,7 @@ import {
   type Cell,
   cells,
   marks,
+  nodeOptions,
   quick,
   type Run,
   type Server,
@@ -125,7 +126,7 @@ interface Pins {
 const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
   const port = await freePort()
   const compress = cell.compress === true
-  const running = start([...pins.server, process.execPath, ...server.command], {
+  const running = start([...pins.server, process.execPath, ...nodeOptions, ...server.command], {
     PORT: String(port),
     COMPRESS: compress ? "1" : "0"
   })
