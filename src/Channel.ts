@@ -52,6 +52,12 @@ export interface Contract extends contracts.Schemas {
   readonly outgoing?: Readonly<Record<string, contracts.PureSchema>> | undefined
   /** Broadcast events that pass through `handleOut` of every member instead of going straight to the clients. */
   readonly intercept?: ReadonlyArray<string> | undefined
+  /**
+   * Events that a client which does not keep up may miss, such as the moves of a cursor. While it is behind, `"drop"` leaves
+   * them out; a function names what an event is about, by its payload as it travels, and of those with one name only the
+   * latest is sent once the client has caught up. Other events are never left out, and may then overtake these.
+   */
+  readonly lossy?: Readonly<Record<string, "drop" | ((payload: unknown) => string)>> | undefined
 }
 
 type AnyKey = Context.Key<unknown, unknown>
@@ -310,6 +316,21 @@ export interface Options {
   readonly logJoin?: LogLevel.Severity | false | undefined
   /** At which level it is logged that an event was handled; false for not at all. Default `Debug`. */
   readonly logHandleIn?: LogLevel.Severity | false | undefined
+  /** How many messages may wait for the channel, and what happens to more. */
+  readonly mailbox?: MailboxOptions | undefined
+}
+
+/**
+ * What happens when a client sends faster than its channel handles.
+ *
+ * - `capacity`: how many messages may wait; default 1,000.
+ * - `whenFull`: with `suspend` (default) nothing more is read from the connection until half of them are handled, so that
+ *   the client has to wait, and nothing is lost. The idle timeout goes on meanwhile. With `dropOldest` the message that has
+ *   waited longest is answered `too many messages` and not handled. With `disconnect` the connection is closed with 1008.
+ */
+export interface MailboxOptions {
+  readonly capacity?: number | undefined
+  readonly whenFull?: "suspend" | "dropOldest" | "disconnect" | undefined
 }
 
 /** A channel: the topics it serves and its contract. Made by {@link make}. */
@@ -423,6 +444,10 @@ export const make: {
     })
   const shared = (options: Options = {}): Settings => ({
     logJoin: options.logJoin ?? "Info",
+    mailbox: {
+      capacity: Math.max(1, options.mailbox?.capacity ?? 1000),
+      whenFull: options.mailbox?.whenFull ?? "suspend"
+    },
     processOptions: options.shutdown === undefined ? defaultOptions : {
       ...defaultOptions,
       shutdown: Duration.toMillis(Duration.fromInputUnsafe(options.shutdown))

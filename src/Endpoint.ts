@@ -94,15 +94,18 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
     Effect.gen(function*() {
       const router = yield* HttpRouter.HttpRouter
       const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
-      const { authToken = false, checkOrigin, connectInfo, host, session, transportLog } = options
+      const { authToken = false, host } = options
       const { longpoll = false, websocket = true } = options
       // One that is given as undefined is not given.
       const withShared = <O extends Admission.TransportOptions>(own: O): O => ({
         ...own,
-        checkOrigin: own.checkOrigin ?? checkOrigin,
-        connectInfo: own.connectInfo ?? connectInfo,
-        session: own.session ?? session,
-        transportLog: own.transportLog ?? transportLog
+        checkOrigin: own.checkOrigin ?? options.checkOrigin,
+        connectInfo: own.connectInfo ?? options.connectInfo,
+        connectTimeout: own.connectTimeout ?? options.connectTimeout,
+        maxConnections: own.maxConnections ?? options.maxConnections,
+        maxConnectionsPerAddress: own.maxConnectionsPerAddress ?? options.maxConnectionsPerAddress,
+        session: own.session ?? options.session,
+        transportLog: own.transportLog ?? options.transportLog
       })
       const add = (path: `/${string}`, handler: Admission.Route) =>
         router.add("*", HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput, (request) =>
@@ -139,6 +142,7 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
  * - Connections that have not made a request by then are cut; Node would wait for them without end.
  * - So are those of handshakes that were refused; bytes that nobody reads would keep them open.
  * - Frames that come in one packet with the handshake are kept.
+ * - Requests that come before the application is there to answer them get 503; Node would never answer.
  *
  * @example
  * ```ts

@@ -11,6 +11,7 @@ import type * as Channel from "./Channel.ts"
 import { drainAll, type Options as DrainOptions } from "./internal/drain.ts"
 import { erase } from "./internal/erase.ts"
 import { Group } from "./internal/group.ts"
+import * as Limits from "./internal/limits.ts"
 import { socketMeter } from "./internal/meter.ts"
 import { type Definition, Served } from "./internal/served.ts"
 import { type Client, type Runtime, SocketServer, type Transport } from "./internal/socket.ts"
@@ -143,17 +144,33 @@ export interface Options<Channels extends ReadonlyArray<AnyChannel>> {
   readonly channels: Channels
   /** How many topics one connection may have joined; one more is answered `too many channels joined`. Default 100. */
   readonly maxChannels?: number | undefined
+  /**
+   * How often one connection may join; a join too many is answered `too many joins`, and phoenix.js tries again later. False
+   * for no limit; default a burst of 200, then 20 a second.
+   */
+  readonly maxJoinRate?: Rate | false | undefined
+  /**
+   * How many messages one connection may send, heartbeats not counted; one too many is answered `too many messages`, and
+   * not handled. False for no limit; default a burst of 50,000, then as many a second: what a client may send is for the
+   * application to say.
+   */
+  readonly maxMessageRate?: Rate | false | undefined
   /** Wire formats by the version that clients ask for; default V1 and V2. */
   readonly serializers?: Serializer.Serializers | undefined
   /** At which level it is logged that a client has connected or was refused; false for not at all. Default `Info`. */
   readonly log?: LogLevel.Severity | false | undefined
 }
 
+/** How often something may happen: `burst` times at once, and from then on `perSecond` times in a second. */
+export interface Rate extends Limits.Rate {}
+
 /** A socket: its channels and limits. Made by {@link make}. */
 export interface Socket<Name extends string, Channels extends ReadonlyArray<AnyChannel>> {
   readonly name: Name
   readonly channels: Channels
   readonly maxChannels: number
+  readonly maxJoinRate: Rate | undefined
+  readonly maxMessageRate: Rate | undefined
   readonly serializers: Serializer.Serializers
   readonly log: LogLevel.Severity | false
   /** The key under which `toLayer` provides the implementation. */
@@ -210,6 +227,8 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
     name,
     channels: options.channels,
     maxChannels: options.maxChannels ?? 100,
+    maxJoinRate: Limits.rateOf("maxJoinRate", options.maxJoinRate ?? { perSecond: 20, burst: 200 }),
+    maxMessageRate: Limits.rateOf("maxMessageRate", options.maxMessageRate ?? { perSecond: 50_000, burst: 50_000 }),
     serializers: options.serializers ?? Serializer.defaults,
     log: options.log ?? "Info",
     handler,
@@ -276,6 +295,10 @@ export const acceptor = <Name extends string, Channels extends ReadonlyArray<Any
         return { definition, meter: meter.channel(definition.pattern) }
       }),
       maxChannels: socket.maxChannels,
+      maxJoinRate: socket.maxJoinRate,
+      maxMessageRate: socket.maxMessageRate,
+      addresses: new Map(),
+      complaints: new Limits.Complaints(system.timers, context),
       system,
       pubsub: yield* PubSub.PubSub,
       socketGroup: new Group(system, context, `${socket.name} sockets`),

@@ -146,6 +146,30 @@ export const malformedFrames: Metric.Counter<number> = Metrics.malformedFrames
 export const drainedConnections: Metric.Counter<number> = Metrics.drainedConnections
 
 /**
+ * Clients that were closed because they did not read what they were sent. Labels: `socket`, `transport`.
+ *
+ * @category transports
+ * @since 0.1.0
+ */
+export const slowClients: Metric.Counter<number> = Metrics.slowClients
+
+/**
+ * Lossy events that were not sent to a client that was behind. Labels: `socket`, `transport`.
+ *
+ * @category transports
+ * @since 0.1.0
+ */
+export const droppedEvents: Metric.Counter<number> = Metrics.droppedEvents
+
+/**
+ * What clients were denied, by the limit they had reached. Labels: `socket`, `transport`, `limit`.
+ *
+ * @category transports
+ * @since 0.1.0
+ */
+export const limited: Metric.Counter<number> = Metrics.limited
+
+/**
  * Channels that are joined. Labels: `socket`, `channel`.
  *
  * @category channels

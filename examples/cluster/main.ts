@@ -62,7 +62,10 @@ const live = Effect.fnUntraced(function*(
     onSuccess: (code) => `has ended with code ${code}`,
     onFailure: () => "was killed"
   })
-  const serves = Effect.tryPromise(() => fetch(`${url}/ready`)).pipe(Effect.retry(Schedule.spaced("50 millis")))
+  const serves = Effect.tryPromise((signal) => fetch(`${url}/ready`, { signal })).pipe(
+    Effect.timeout("1 second"),
+    Effect.retry(Schedule.spaced("50 millis"))
+  )
   yield* Effect.raceFirst(
     serves,
     Effect.flatMap(ended, (how) => Effect.fail(new NodeFailed({ message: `${name} ${how}, before it served ${url}` })))

@@ -1,5 +1,5 @@
 import { NodeHttpServerRequest } from "@effect/platform-node"
-import { Cause, Context, Effect, type Exit, type LogLevel, Option, Predicate, Result } from "effect"
+import { Cause, Context, Duration, Effect, type Exit, type LogLevel, Option, Predicate, Result } from "effect"
 import { type HttpServerRequest, type HttpServerResponse, HttpTraceContext } from "effect/http"
 import type { IncomingMessage } from "node:http"
 import * as Serializer from "../Serializer.ts"
@@ -30,6 +30,15 @@ export interface TransportOptions {
   readonly connectInfo?: { readonly [name: string]: unknown } | undefined
   /** At which level the HTTP request is logged; default false: not at all. */
   readonly transportLog?: LogLevel.Severity | false | undefined
+  /** How many connections the mount may have, on this node; others are answered 503. Default 100,000. */
+  readonly maxConnections?: number | undefined
+  /**
+   * How many of them may come from one address; others are answered 503. Behind a proxy the address is the client's only
+   * where `HttpMiddleware.xForwardedHeaders` is used, and many clients may share one. Default: no limit.
+   */
+  readonly maxConnectionsPerAddress?: number | undefined
+  /** How long `connect` may take; then it is interrupted, and the client answered 503. Default 10 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
 }
 
 /**
@@ -65,6 +74,8 @@ export interface Admission {
   readonly checkOrigin: (request: Request) => Effect.Effect<boolean>
   /** The query with the path's variables; undefined where it is malformed. */
   readonly params: (request: Request, pathParams: PathParams) => Params | undefined
+  /** Why there is no room for a client; undefined if there is. The client is answered 503, and it is logged. */
+  readonly full: (request: Request) => "connections" | "address" | undefined
   /** Who does the talking, in the version that the client asks for; undefined if nobody can, which is logged. */
   readonly negotiate: (params: Params) => Effect.Effect<Serializer.Serializer | undefined>
   /** Asks the application. */
@@ -145,6 +156,14 @@ export const make = (
   }
   const originAllowed = compileOrigin(options.checkOrigin ?? true, host)
   const meter = runtime.meter.transport(transport)
+  const { maxConnections = 100_000, maxConnectionsPerAddress: maxPerAddress = Infinity } = options
+  const connectTimeout = Duration.toMillis(Duration.fromInputUnsafe(options.connectTimeout ?? "10 seconds"))
+  const addressOf = (request: Request) =>
+    maxPerAddress === Infinity ? undefined : Option.getOrUndefined(request.remoteAddress)
+  const complain = (limit: "connections" | "address" | "connect_timeout", line: string) => {
+    meter.limited[limit]++
+    runtime.complaints.say("Warn", line, { socket: name, transport })
+  }
   const shown = (params: unknown) => filterParameters(params, Context.get(runtime.context, FilterParameters))
 
   let lastVsn: unknown
@@ -197,7 +216,9 @@ export const make = (
     params: Params,
     authToken: string | undefined
   ): Effect.Effect<Client, Socket.Refused> => {
-    const accepted = Effect.flatMap(infoOf(request, params, authToken), acceptor.connect)
+    const address = addressOf(request)
+    const asked = Effect.flatMap(infoOf(request, params, authToken), acceptor.connect)
+    const accepted = address === undefined ? asked : Effect.map(asked, (client): Client => ({ ...client, address }))
     if (!runtime.tracing) return accepted
     return inSpan(
       "channels.connect",
@@ -222,6 +243,16 @@ export const make = (
         Effect.as(false)
       )
     },
+    full: (request) => {
+      if (runtime.socketGroup.children.size >= maxConnections) {
+        complain("connections", "a client was turned away: maxConnections is reached")
+        return "connections"
+      }
+      const address = addressOf(request)
+      if (address === undefined || (runtime.addresses.get(address) ?? 0) < maxPerAddress) return undefined
+      complain("address", "a client was turned away: maxConnectionsPerAddress is reached")
+      return "address"
+    },
     params: (request, pathParams) => {
       const query = decodeQuery(splitAt(targetOf(request), "?")[1] ?? "")
       return Result.isFailure(query) ? undefined : Object.assign(query.success, pathParams)
@@ -239,9 +270,16 @@ export const make = (
       )
     },
     connect: (request, params, serializer, authToken) =>
-      Effect.suspend(() => {
-        const start = runtime.system.nanos
+      Effect.withFiber((fiber) => {
+        const { nanos: start, timers } = runtime.system
+        const timer = connectTimeout < Infinity
+          ? timers.after(connectTimeout, () => {
+            complain("connect_timeout", "the connect of a socket took longer than connectTimeout")
+            fiber.interruptUnsafe()
+          })
+          : undefined
         return Effect.onExit(decide(request, params, authToken), (exit) => {
+          if (timer !== undefined) timers.cancel(timer)
           const nanos = runtime.system.nanos - start
           meter.connectDuration.observe(nanos / 1e6)
           const result = resultOf(exit)

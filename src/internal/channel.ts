@@ -14,7 +14,7 @@ import {
   refusal
 } from "./contract.ts"
 import { formatDuration } from "./filterParameters.ts"
-import { SharedFrame } from "./outbox.ts"
+import { type Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import { Answer, noReply, SocketRef } from "./reply.ts"
 import type { Level } from "./report.ts"
@@ -118,7 +118,10 @@ export class ChannelServer extends Served {
   // --- the mailbox --------------------------------------------------------------------------------------------------
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
-    if (message instanceof Incoming) return this.handleIncoming(message.message)
+    if (message instanceof Incoming) {
+      this.caughtUp()
+      return this.handleIncoming(message.message)
+    }
     if (message instanceof JoinRequest) {
       return this.traced("channels.join", undefined, () => join(this, message.payload))
     }
@@ -230,9 +233,18 @@ export class ChannelServer extends Served {
     else {
       const shared = delivery.memo(this.connection.serializer, message, encodeFastlane)
       if (shared === undefined) return
-      if (this.joined) this.connection.send(shared.frame, shared)
-      else (this.early ??= []).push(shared)
+      if (!this.joined) (this.early ??= []).push(shared)
+      else this.connection.send(shared.frame, shared, this.lossyOf(message.event, message.payload))
     }
+  }
+
+  /** Of an event that a client may miss: what a later one of has to have in common with it to take its place. */
+  private lossyOf(event: string, payload: unknown): Lossy | undefined {
+    const { lossy } = this.settings.contract
+    if (lossy === undefined) return undefined
+    const key = lossy.get(event)
+    if (key === undefined) return undefined
+    return key === "drop" ? key : { key: JSON.stringify([this.topic, event, key(payload)]) }
   }
 
   // --- what user code is given --------------------------------------------------------------------------------------
@@ -241,14 +253,10 @@ export class ChannelServer extends Served {
     return Effect.sync(() => {
       this.assertJoined("push")
       this.meter.pushes++
-      const message = Message.message(
-        this.ownRef,
-        null,
-        this.topic,
-        event,
-        encodeOutgoing(this.settings.contract, event, payload)
-      )
-      this.connection.send(Result.getOrThrow(this.connection.serializer.encode(message)))
+      const encoded = encodeOutgoing(this.settings.contract, event, payload)
+      const message = Message.message(this.ownRef, null, this.topic, event, encoded)
+      const frame = Result.getOrThrow(this.connection.serializer.encode(message))
+      this.connection.send(frame, undefined, this.lossyOf(event, encoded))
     })
   }
 

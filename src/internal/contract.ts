@@ -14,6 +14,7 @@ export interface Schemas {
   readonly incoming?: Readonly<Record<string, EventSchemas>> | undefined
   readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
   readonly intercept?: ReadonlyArray<string> | undefined
+  readonly lossy?: Readonly<Record<string, "drop" | ((payload: unknown) => string)>> | undefined
 }
 
 /** The payload of a binary frame; the only schema whose value does not travel as JSON. */
@@ -35,6 +36,7 @@ export interface Compiled {
   readonly incoming: ReadonlyMap<string, CompiledEvent> | undefined
   readonly outgoing: ReadonlyMap<string, { readonly encode: Codec; readonly decode: Codec }> | undefined
   readonly intercept: ReadonlySet<string>
+  readonly lossy: ReadonlyMap<string, "drop" | ((payload: unknown) => string)> | undefined
 }
 
 /** What the protocol itself says about a channel; sent by anybody else it would end or rejoin the channels of others. */
@@ -70,11 +72,17 @@ export const compile = (schemas: Schemas): Compiled => {
       throw new RangeError(`the intercepted event ${event} is not among the outgoing ones`)
     }
   }
+  for (const event of Object.keys(schemas.lossy ?? {})) {
+    if (schemas.outgoing !== undefined && !Object.hasOwn(schemas.outgoing, event)) {
+      throw new RangeError(`the lossy event ${event} is not among the outgoing ones`)
+    }
+  }
   return {
     join: schemas.join && compileEvent(schemas.join),
     incoming: mapValues(schemas.incoming, compileEvent),
     outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
-    intercept: new Set(schemas.intercept)
+    intercept: new Set(schemas.intercept),
+    lossy: schemas.lossy && new Map(Object.entries(schemas.lossy))
   }
 }
 

@@ -42,10 +42,21 @@ export const prepare = <S extends Server>(server: S): S => {
     unused.add(socket)
     socket.on("close", onClose)
   })
-  server.prependListener("request", used)
+  // The server may listen before the application is there to answer, and Node leaves such requests without an answer.
+  server.prependListener("request", (request, response) => {
+    used(request)
+    if (server.listenerCount("request") === 1) {
+      response.writeHead(503, { "connection": "close", "content-length": "0", "retry-after": "1" }).end()
+    }
+  })
   server.prependListener("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     used(request)
     socket.on("finish", onFinish)
+    if (server.listenerCount("upgrade") === 1) {
+      socket.on("error", () => {})
+      socket.end("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
+      return
+    }
     state.upgrades.set(request, { head, listeners: endListeners(socket) })
   })
   const close = server.close.bind(server)

@@ -1,6 +1,7 @@
-import { Signal } from "./signals.ts"
-
 const none: Array<unknown> = []
+
+/** No message. */
+export const nothing: unique symbol = Symbol("nothing")
 
 /** Messages in the order in which they came. It takes no room while it is empty. */
 export class Mailbox {
@@ -23,18 +24,19 @@ export class Mailbox {
     return message
   }
 
-  /** Puts a message in the place of the one that has waited longest; false when there are only signals, which stay. */
-  protected replace(message: unknown): boolean {
+  /**
+   * Puts a message in the place of the one that has waited longest, and returns that; {@link nothing} when there are none
+   * but those that must stay.
+   */
+  protected replace(message: unknown, mustStay: (message: unknown) => boolean): unknown {
     let oldest = this.head
-    while (oldest < this.messages.length && this.messages[oldest] instanceof Signal) oldest++
-    if (oldest === this.messages.length) return false
+    while (oldest < this.messages.length && mustStay(this.messages[oldest])) oldest++
+    if (oldest === this.messages.length) return nothing
     this.messages.push(message)
-    if (oldest > this.head) this.messages.splice(oldest, 1)
-    else {
-      this.take()
-      this.compact()
-    }
-    return true
+    if (oldest > this.head) return this.messages.splice(oldest, 1)[0]
+    const dropped = this.take()
+    this.compact()
+    return dropped
   }
 
   /** Gives back the room of what is taken out, once that is the greater part. */

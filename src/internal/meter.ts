@@ -52,6 +52,10 @@ export class TransportMeter {
   bytesOut = 0
   malformed = 0
   drained = 0
+  slowClients = 0
+  droppedEvents = 0
+  /** What was denied, by the limit. */
+  readonly limited = { joins: 0, messages: 0, mailbox: 0, channels: 0, connections: 0, address: 0, connect_timeout: 0 }
   readonly connectDuration = new Histogram()
 }
 
@@ -141,6 +145,11 @@ const registerTransport = (series: Series, meter: TransportMeter): void => {
   series.counter(Metrics.bytesSent, () => meter.bytesOut)
   series.counter(Metrics.malformedFrames, () => meter.malformed)
   series.counter(Metrics.drainedConnections, () => meter.drained)
+  series.counter(Metrics.slowClients, () => meter.slowClients)
+  series.counter(Metrics.droppedEvents, () => meter.droppedEvents)
+  for (const limit of Object.keys(meter.limited) as Array<keyof TransportMeter["limited"]>) {
+    series.with("limit", limit).counter(Metrics.limited, () => meter.limited[limit])
+  }
 }
 
 const registerChannel = (series: Series, meter: ChannelMeter): void => {

@@ -43,6 +43,13 @@ export const bytesSent = counter("sent_bytes", "Bytes of the frames to clients, 
 export const malformedFrames = counter("malformed_frames", "Frames from clients that are no message")
 export const drainedConnections = counter("drained_connections", "Clients sent elsewhere because the server stops")
 
+export const slowClients = counter(
+  "slow_clients",
+  "Clients that were closed because they did not read what they were sent"
+)
+export const droppedEvents = counter("dropped_events", "Lossy events that were not sent to a client that was behind")
+export const limited = counter("limited", "What clients were denied, by the limit they had reached")
+
 export const channels = gauge("channels", "Channels that are joined")
 export const joins = counter("joins", "Attempts to join, by result")
 export const joinDuration = duration("join", "How long a channel's join took")

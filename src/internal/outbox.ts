@@ -30,6 +30,9 @@ export class SharedFrame {
 
 type Item = Frame | SharedFrame
 
+/** How a frame may get lost for a client that is behind: it is dropped, or the latest one with its key takes its place. */
+export type Lossy = "drop" | { readonly key: string }
+
 const headerSize = (length: number): number => length < 126 ? 2 : length < 65_536 ? 4 : 10
 
 /** Writes a whole WebSocket frame (RFC 6455, 5.2: final, not masked, not compressed) and returns where it ends. */

@@ -74,6 +74,8 @@ export class PollSession implements Transport, PollPeer {
   private watch: Timer | undefined
   /** The socket is at work on a frame. */
   private busy = false
+  private paused = false
+  private handledWhilePaused = false
   private settle: ((status: Published) => void) | undefined
   /** What posts are told, once the socket has ended. */
   private ended: Published | undefined
@@ -206,10 +208,27 @@ export class PollSession implements Transport, PollPeer {
     this.server?.receive(frame)
     this.server?.process.push(
       new Marker(() => {
-        this.busy = false
-        this.settle?.(200)
+        if (this.paused) this.handledWhilePaused = true
+        else this.done()
       })
     )
+  }
+
+  private done(): void {
+    this.busy = false
+    this.settle?.(200)
+  }
+
+  /** The next frame waits, as if this one had not been handled yet. */
+  pause(): void {
+    this.paused = true
+  }
+
+  resume(): void {
+    this.paused = false
+    if (!this.handledWhilePaused) return
+    this.handledWhilePaused = false
+    this.done()
   }
 
   /** Waits until the last frame has been handled, for a window at most. */

@@ -1,6 +1,6 @@
 import { Cause, Context, Effect, Exit, Fiber, Scope } from "effect"
 import { crash, type ExitReason, isGraceful, killed, shutdown, toExit } from "./exitReason.ts"
-import { Mailbox } from "./mailbox.ts"
+import { Mailbox, nothing } from "./mailbox.ts"
 import type { Turn } from "./runQueue.ts"
 import { ExitSignal, type Peer, Signal, type SignalHandlers, type Watcher } from "./signals.ts"
 import * as system from "./system.ts"
@@ -59,6 +59,8 @@ const Ending = 4
 const Ended = 5
 const statusNames = ["idle", "ready", "running", "ending", "ending", "ended"] as const
 export type Status = typeof statusNames[number]
+
+const isSignal = (message: unknown): boolean => message instanceof Signal
 
 const noScopeState: Scope.State.Empty = { _tag: "Empty" }
 const notStarted: Behaviour = { handle: () => Effect.void }
@@ -188,8 +190,16 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return true
   }
 
+  /**
+   * Puts a message in the place of one of the same kind, which is dropped and returned: the one that has waited longest. If
+   * there is none, nothing is done and `nothing` returned.
+   */
+  pushInPlace(message: unknown, sameKind: (message: unknown) => boolean): unknown {
+    return this.phase > Running ? nothing : this.replace(message, (waiting) => !sameKind(waiting))
+  }
+
   private full(message: unknown): boolean {
-    if (this.options.whenFull === "dropOldest") return this.replace(message)
+    if (this.options.whenFull === "dropOldest") return this.replace(message, isSignal) !== nothing
     if (this.options.whenFull === "crash") {
       const cause = Cause.die(new Error(`mailbox of ${this.label} is full (${this.options.capacity})`))
       this.log(cause, this.about(message))

@@ -1,12 +1,12 @@
 import { Effect, Result } from "effect"
 import * as Message from "../Message.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
-import type { SharedFrame } from "./outbox.ts"
+import type { Lossy, SharedFrame } from "./outbox.ts"
 
 /** The way to a client. */
 export interface Outlet {
   readonly serializer: Serializer
-  readonly send: (frame: Frame, shared?: SharedFrame) => void
+  readonly send: (frame: Frame, shared?: SharedFrame, lossy?: Lossy) => void
 }
 
 /** An answer, as an untyped handler returns it. */

@@ -23,6 +23,13 @@ export interface Connection extends Outlet {
   /** The channel ends as it wants to: the client is told before `terminate` runs. */
   readonly channelClosing: (channel: Served) => void
   readonly channelEnded: (channel: Served) => void
+  /** Nothing more is read from the client, until every channel that has asked for it lets it go on. */
+  readonly suspend: () => void
+  readonly resume: () => void
+  /** A message that was dropped, because newer ones have filled the mailbox. */
+  readonly denied: (message: Message.Inbound) => void
+  /** The client sends more than the channel can take, and is to go. */
+  readonly overrun: (channel: Served) => void
 }
 
 /** Where a channel is started: its connection, its node, and what it is given of both. */
@@ -41,9 +48,18 @@ export interface Definition {
   readonly open: (place: Place, message: Message.Inbound, topic: string) => Served
 }
 
+/** See `Channel.MailboxOptions`. */
+export interface Mailbox {
+  readonly capacity: number
+  readonly whenFull: "suspend" | "dropOldest" | "disconnect"
+}
+
+const isIncoming = (message: unknown): boolean => message instanceof Incoming
+
 /** What the Layer of a channel says about each of its processes. */
 export interface Settings {
   readonly processOptions: process.Options
+  readonly mailbox: Mailbox
   readonly logJoin: Level
 }
 
@@ -56,6 +72,8 @@ export abstract class Served implements process.Behaviour, process.Subject {
   readonly process: process.Process
   joined = false
   private refused = false
+  /** The mailbox is full: the connection waits for it. */
+  private suspending = false
   protected readonly meter: ChannelMeter
   /** When the message in hand, or the join, was begun: nanoseconds. */
   protected startedAt = 0
@@ -127,7 +145,27 @@ export abstract class Served implements process.Behaviour, process.Subject {
   /** A message of the client. */
   receive(message: Message.Inbound): void {
     this.meter.messagesIn++
-    this.process.push(new Incoming(message))
+    const incoming = new Incoming(message)
+    if (this.process.mailboxLength < this.settings.mailbox.capacity) this.process.push(incoming)
+    else this.full(incoming)
+  }
+
+  private full(incoming: Incoming): void {
+    const { whenFull } = this.settings.mailbox
+    if (whenFull === "disconnect") return this.connection.overrun(this)
+    const dropped = whenFull === "dropOldest" ? this.process.pushInPlace(incoming, isIncoming) : undefined
+    if (dropped instanceof Incoming) return this.connection.denied(dropped.message)
+    this.process.push(incoming)
+    if (this.suspending || whenFull === "dropOldest") return
+    this.suspending = true
+    this.connection.suspend()
+  }
+
+  /** A message has left the mailbox. */
+  protected caughtUp(): void {
+    if (!this.suspending || this.process.mailboxLength > this.settings.mailbox.capacity / 2) return
+    this.suspending = false
+    this.connection.resume()
   }
 
   handleDown(down: process.Down): Effect.Effect<unknown, unknown> {
@@ -159,6 +197,7 @@ export abstract class Served implements process.Behaviour, process.Subject {
       this.meter.joinDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
       this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
     }
+    if (this.suspending) this.connection.resume()
     this.connection.channelEnded(this)
   }
 

@@ -6,8 +6,9 @@ import { DecodeError, type Frame, type Serializer } from "../Serializer.ts"
 import { brief } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
+import { type Complaints, type Rate, TokenBucket } from "./limits.ts"
 import type { ChannelMeter, SocketMeter, TransportMeter } from "./meter.ts"
-import type { SharedFrame } from "./outbox.ts"
+import type { Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import type { Connection, Definition, Served } from "./served.ts"
 
@@ -15,7 +16,10 @@ import type { Connection, Definition, Served } from "./served.ts"
 export interface Transport {
   readonly name: string
   /** A frame that others get as well comes with what they share of it. */
-  readonly send: (frame: Frame, shared?: SharedFrame) => void
+  readonly send: (frame: Frame, shared?: SharedFrame, lossy?: Lossy) => void
+  /** Brings no more frames until it is resumed, as far as it can. */
+  readonly pause?: () => void
+  readonly resume?: () => void
   /** The socket has ended; harmless when the wire is gone already. */
   readonly close: (code: number) => void
 }
@@ -25,6 +29,11 @@ export interface Runtime {
   readonly name: string
   readonly routes: ReadonlyArray<Route>
   readonly maxChannels: number
+  readonly maxJoinRate: Rate | undefined
+  readonly maxMessageRate: Rate | undefined
+  readonly complaints: Complaints
+  /** How many connections there are from each address, where that is limited. */
+  readonly addresses: Map<string, number>
   readonly system: process.System
   readonly pubsub: PubSub.PubSub["Service"]
   readonly socketGroup: Group
@@ -45,6 +54,8 @@ export interface Route {
 export interface Client {
   readonly id: string | undefined
   readonly assigns: Context.Context<never>
+  /** Where it comes from, if that is limited. */
+  readonly address?: string | undefined
   /** The span of the connect, to which those of joins and messages belong. */
   readonly span?: Tracer.AnySpan | undefined
 }
@@ -63,13 +74,23 @@ class WireClosed {
   }
 }
 
+const codes: ReadonlyMap<unknown, number> = new Map([
+  ["disconnected", 1001],
+  ["read_timeout", 1002],
+  ["mailbox_full", 1008],
+  ["buffer_full", 1013]
+])
+
+/** How many frames may wait for the process of a connection, while a join holds it up. */
+const maxWaiting = 1000
+
 /** The WebSocket close code for each way in which a socket ends. Older clients do not come back after 1000. */
 export const closeCode = (reason: process.ExitReason): number => {
   switch (reason._tag) {
     case "Normal":
       return 1000
     case "Shutdown":
-      return reason.detail === "disconnected" ? 1001 : reason.detail === "read_timeout" ? 1002 : 1012
+      return codes.get(reason.detail) ?? 1012
     case "Killed":
     case "Crash":
       return 1011
@@ -86,8 +107,15 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   readonly meter: TransportMeter
   readonly span: Tracer.AnySpan | undefined
   private readonly assigns: Context.Context<never>
+  private readonly address: string | undefined
   private readonly joined = new Map<string, Served>()
   private joining: Served | undefined = undefined
+  private readonly messages: TokenBucket | undefined
+  private readonly joins: TokenBucket | undefined
+  /** How many have asked that nothing more be read. */
+  private suspensions = 0
+  /** It has done so itself: too many frames wait. */
+  private crowded = false
   /** Why the wire is gone. */
   private gone: process.ExitReason | undefined = undefined
 
@@ -97,9 +125,14 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     this.serializer = serializer
     this.id = client.id
     this.assigns = client.assigns
+    this.address = client.address
+    this.countAddress(1)
     this.span = runtime.tracing ? client.span : undefined
     this.meter = runtime.meter.transport(transport.name)
     this.meter.connections++
+    const { maxJoinRate, maxMessageRate, system: { timers } } = runtime
+    this.joins = maxJoinRate && new TokenBucket(maxJoinRate, timers)
+    this.messages = maxMessageRate && new TokenBucket(maxMessageRate, timers)
     this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, this)
     this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
       if (exit._tag === "Failure") this.notStarted(exit.cause)
@@ -144,6 +177,9 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   /** A frame has come in. */
   receive(data: Frame): void {
     this.process.push(data)
+    if (this.crowded || this.process.mailboxLength < maxWaiting) return
+    this.crowded = true
+    this.suspend()
   }
 
   /** The wire is gone; what came over it before is still handled, unless a join or the start holds it up. */
@@ -176,6 +212,10 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   // --- the mailbox --------------------------------------------------------------------------------------------------
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
+    if (this.crowded && this.process.mailboxLength <= maxWaiting / 2) {
+      this.crowded = false
+      this.resume()
+    }
     if (message instanceof ChannelDown) return this.channelDown(message.channel)
     if (message instanceof WireClosed) {
       this.process.stop(message.reason)
@@ -198,6 +238,9 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   private dispatch(message: Message.Inbound): Effect.Effect<unknown, unknown> {
     const { event, topic } = message
     if (topic === "phoenix" && event === "heartbeat") return this.reply(message, null, "ok", {})
+    // What ends something is let through.
+    if (event !== "phx_leave" && this.messages?.take() === false) return this.deny(message, "messages")
+    if (event === "phx_join" && this.joins?.take() === false) return this.deny(message, "joins")
     if (typeof topic === "string") {
       const channel = this.joined.get(topic)
       if (channel !== undefined) {
@@ -238,6 +281,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
       )
     }
     if (this.joined.size >= runtime.maxChannels) {
+      this.meter.limited.channels++
       this.sendReply(message, message.joinRef, "error", { reason: "too many channels joined" })
       return Effect.logError("too many channels joined").pipe(
         Effect.annotateLogs({ socket: runtime.name, topic: brief(topic), limit: runtime.maxChannels })
@@ -308,8 +352,45 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
 
   // --- what channels say --------------------------------------------------------------------------------------------
 
-  send(frame: Frame, shared?: SharedFrame): void {
-    this.transport.send(frame, shared)
+  send(frame: Frame, shared?: SharedFrame, lossy?: Lossy): void {
+    this.transport.send(frame, shared, lossy)
+  }
+
+  suspend(): void {
+    if (this.suspensions++ === 0) this.transport.pause?.()
+  }
+
+  resume(): void {
+    if (--this.suspensions === 0) this.transport.resume?.()
+  }
+
+  denied(message: Message.Inbound): void {
+    this.deny(message, "mailbox")
+  }
+
+  overrun(channel: Served): void {
+    this.meter.limited.mailbox++
+    this.complain("a client sends more than a channel can take: its connection is closed", channel.topic)
+    this.closed(process.shutdown("mailbox_full"))
+  }
+
+  private deny(message: Message.Inbound, limit: "joins" | "messages" | "mailbox"): Effect.Effect<void> {
+    this.meter.limited[limit]++
+    const reason = limit === "joins" ? "too many joins" : "too many messages"
+    this.complain(`a client is denied: ${reason}`, message.topic)
+    return this.reply(message, message.joinRef, "error", { reason })
+  }
+
+  private countAddress(by: 1 | -1): void {
+    if (this.address === undefined) return
+    const { addresses } = this.runtime
+    const count = (addresses.get(this.address) ?? 0) + by
+    if (count > 0) addresses.set(this.address, count)
+    else addresses.delete(this.address)
+  }
+
+  private complain(line: string, topic: unknown): void {
+    this.runtime.complaints.say("Warn", line, { socket: this.runtime.name, id: this.id, topic: brief(topic) })
   }
 
   channelClosing(channel: Served): void {
@@ -333,6 +414,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   /** The process has ended: the wire is closed, the channels are told. */
   ended(reason: process.ExitReason): void {
     this.meter.connections--
+    this.countAddress(-1)
     this.transport.close(closeCode(reason))
     const told = reason._tag === "Normal" ? process.shutdown("closed") : reason
     this.joining?.connectionEnded(told)

@@ -3,7 +3,7 @@ import { WebSocket } from "ws"
 import type { Frame } from "../Serializer.ts"
 import { shutdown } from "./exitReason.ts"
 import type { TransportMeter } from "./meter.ts"
-import { Outbox, type SharedFrame } from "./outbox.ts"
+import { type Lossy, Outbox, type SharedFrame } from "./outbox.ts"
 import type { System } from "./process.ts"
 import type { SocketServer, Transport } from "./socket.ts"
 import type { Timer } from "./timers.ts"
@@ -45,7 +45,17 @@ export interface Port {
   readonly timeout: number
   /** From how many bytes on a frame is compressed. */
   readonly compressFrom: number
+  /** A client for which more bytes than these wait is closed. */
+  readonly maxBuffered: number
+  /** Said where a client was closed for that. */
+  readonly onSlow: () => void
 }
+
+/** A client for which more bytes than these wait is behind: it misses lossy frames. */
+const behind = 65_536
+
+/** How many of those that wait for a client to catch up are kept. */
+const maxHeld = 1000
 
 /** Within the timeout a connection is looked at so many times, together with others that are due within a `grid` of it. */
 const looks = 16
@@ -61,6 +71,9 @@ export class Wire implements Transport {
   private server: SocketServer | undefined = undefined
   /** Frames that `ws` compresses: what comes after them must not overtake. */
   private compressing = 0
+  /** The latest lossy frame of each key, for a client that is behind. */
+  private held: Map<string, { readonly frame: Frame; readonly shared: SharedFrame | undefined }> | undefined = undefined
+  private slow = false
   private bytesRead = 0
   private lastSeen = 0
   private idleTimer: Timer | undefined = undefined
@@ -85,14 +98,64 @@ export class Wire implements Transport {
     if (this.port.timeout < Infinity) this.watch()
   }
 
-  send(frame: Frame, shared?: SharedFrame): void {
-    if (this.ws.readyState !== this.ws.OPEN) return
+  send(frame: Frame, shared?: SharedFrame, lossy?: Lossy): void {
+    if (this.ws.readyState !== this.ws.OPEN || this.slow) return
+    const { writableLength } = this.socket
+    if (writableLength > behind) {
+      if (lossy !== undefined) return this.hold(frame, shared, lossy)
+      if (writableLength > this.port.maxBuffered) return this.giveUp()
+    }
     this.port.meter.framesOut++
     if (this.port.compressFrom < Infinity && this.isForWs(frame)) this.sendByWs(frame)
     else this.outbox.add(shared ?? frame)
   }
 
+  /** Sends a frame when the client has caught up, unless a later one with its key comes before that. */
+  private hold(frame: Frame, shared: SharedFrame | undefined, lossy: Lossy): void {
+    const { meter } = this.port
+    if (lossy === "drop") {
+      meter.droppedEvents++
+      return
+    }
+    if (this.held === undefined) {
+      this.held = new Map()
+      this.socket.once("drain", () => {
+        const held = this.held?.values() ?? []
+        this.held = undefined
+        for (const { frame, shared } of held) this.send(frame, shared)
+      })
+    }
+    const oldest = this.held.has(lossy.key)
+      ? lossy.key
+      : this.held.size < maxHeld
+      ? undefined
+      : this.held.keys().next().value
+    if (oldest !== undefined) {
+      this.held.delete(oldest)
+      meter.droppedEvents++
+    }
+    this.held.set(lossy.key, { frame, shared })
+  }
+
+  /** The client does not read what it is sent. */
+  private giveUp(): void {
+    this.slow = true
+    this.port.meter.slowClients++
+    this.port.onSlow()
+    this.closed("buffer_full")
+  }
+
+  pause(): void {
+    this.ws.pause()
+  }
+
+  resume(): void {
+    this.ws.resume()
+  }
+
   close(code: number): void {
+    // What the client says about it has to be read.
+    if (this.ws.isPaused) this.ws.resume()
     this.ws.end(code)
   }
 
@@ -118,7 +181,7 @@ export class Wire implements Transport {
   }
 
   /** The connection is gone, or is about to be. */
-  closed(reason: "local_closed" | "peer_closed" | "read_timeout"): void {
+  closed(reason: "local_closed" | "peer_closed" | "read_timeout" | "buffer_full"): void {
     if (this.idleTimer !== undefined) this.port.system.timers.cancel(this.idleTimer)
     this.server?.closed(shutdown(reason))
   }

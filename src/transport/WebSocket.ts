@@ -31,6 +31,11 @@ export interface Options extends Admission.TransportOptions {
   /** The largest message in bytes, fragments together; a larger one closes the connection with 1009. Default 10,000,000. */
   readonly maxFrameSize?: number | undefined
   /**
+   * How many bytes may wait for a client that does not read what it is sent, at the moment it is sent more. It is closed with
+   * 1013, and cut off 5 seconds later if it has not read by then. Default 4 MiB; a single message may be larger.
+   */
+  readonly maxBufferedBytes?: number | undefined
+  /**
    * Offers permessage-deflate; default false. Messages below `threshold` bytes (default 1024) are sent as they are: what
    * small ones save is less than what compressing them costs.
    */
@@ -52,6 +57,7 @@ export const defaults = {
   path: "/websocket",
   timeout: "60 seconds",
   maxFrameSize: 10_000_000,
+  maxBufferedBytes: 4_194_304,
   threshold: 1024
 } as const
 
@@ -87,7 +93,12 @@ export const make = (
       system: yield* Process.System,
       meter: acceptor.runtime.meter.transport("websocket"),
       timeout: Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)),
-      compressFrom: compress ? threshold ?? defaults.threshold : Infinity
+      compressFrom: compress ? threshold ?? defaults.threshold : Infinity,
+      maxBuffered: options.maxBufferedBytes ?? defaults.maxBufferedBytes,
+      onSlow: () => {
+        const { complaints, name } = acceptor.runtime
+        complaints.say("Warn", "a client does not read what it is sent: its connection is closed", { socket: name })
+      }
     }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options.maxFrameSize, compress))),
@@ -112,6 +123,7 @@ export const make = (
         )
         return refuse(403)
       }
+      if (admission.full(request) !== undefined) return busy
       const serializer = yield* admission.negotiate(params)
       if (serializer === undefined) return refuse(403)
       const shown = withoutToken(request, protocol)
@@ -122,6 +134,8 @@ export const make = (
       if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, shown)
       const problem = problemOf(incoming.headers)
       if (problem !== undefined) return HttpServerResponse.text(problem, { status: 400 })
+      // Others may have come while it was asked.
+      if (admission.full(request) !== undefined) return busy
       // The drain may be over already, and the HTTP server would wait for this connection.
       if (shutdown.begun) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
@@ -165,6 +179,8 @@ const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
   })
 
 const refuse = (status: number): Response => HttpServerResponse.empty({ status, headers: { "content-length": "0" } })
+
+const busy = HttpServerResponse.empty({ status: 503, headers: { "content-length": "0", "retry-after": "1" } })
 
 const serverOptions = (
   maxFrameSize: number | undefined,
