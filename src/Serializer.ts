@@ -140,13 +140,24 @@ const parseJson = (data: string | Uint8Array): unknown => {
       message: "The frame escapes half of a character: send both surrogates, or the character as it is."
     })
   }
-  if (/\d[eE]\+?\d\d\d/.test(text) && hasInfinity(value)) {
+  if (mayOverflow(text) && hasInfinity(value)) {
     throw new DecodeError({
       code: "invalid_json",
       message: "The frame holds a number that is too large: send numbers that fit into 64 bits of floating point."
     })
   }
   return value
+}
+
+/** Whether there is a number with a large exponent, or one so long that it is too large with a small one, or none. */
+const mayOverflow = (json: string): boolean => /\d[eE]\+?\d\d\d/.test(json) || hasLongNumber(json)
+
+/** Of two hundred digits in a row, the hundred of one such piece are a part. */
+const hasLongNumber = (json: string): boolean => {
+  for (let end = 100; end <= json.length; end += 100) {
+    if (/^\d+$/.test(json.slice(end - 100, end))) return true
+  }
+  return false
 }
 
 /** JSON has no infinity, but a number may be too large; it would go on as null. */
