@@ -141,8 +141,8 @@ export const make = (
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
       if (protocol.chosen === undefined) delete incoming.headers["sec-websocket-protocol"]
       else incoming.headers["sec-websocket-protocol"] = protocol.chosen
+      if (!takeOver(request)) return refuse(400)
       const ws = upgrade(wss, incoming, port.system)
-      takeOver(request)
       if (ws === undefined) return refuse(400)
       const wire = new Wire(ws, incoming.socket, port)
       wire.serve(acceptor.open(wire, serializer, connected.success))
@@ -227,12 +227,20 @@ const ignore = (): void => {}
 
 /**
  * Takes the connection from the HTTP server, which would write a response into the frames. The request is done with, as
- * what is kept of one that is under way would be kept for as long as the connection.
+ * what is kept of one that is under way would be kept for as long as the connection. False if there is none to take.
  */
-const takeOver = (request: Request): void => {
-  const response = NodeHttpServerRequest.toServerResponse(request) as ServerResponse
-  // It is where the connection has gone.
-  if (response.writableEnded) return
-  response.detachSocket(Admission.incomingOf(request).socket)
-  response.end()
+const takeOver = (request: Request): boolean => {
+  const { socket } = Admission.incomingOf(request)
+  try {
+    const response = NodeHttpServerRequest.toServerResponse(request) as ServerResponse
+    if (!response.writableEnded) {
+      response.detachSocket(socket)
+      response.end()
+    }
+    return true
+  } catch {
+    // The response to a request before it, in the same packet, is still to be written: no client does that.
+    socket.destroy()
+    return false
+  }
 }

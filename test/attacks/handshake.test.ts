@@ -270,4 +270,11 @@ describe("requests that proxies and servers may understand differently", () => {
       assert.notInclude(raw.text, "hello", name)
     }
   })
+
+  attack("and a handshake right behind a request that is not answered yet is cut off", async (target) => {
+    const raw = await Raw.dial(target.port)
+    raw.write(request("GET /hello HTTP/1.1", { Host: "here" }) + request())
+    await raw.closed
+    assert.notInclude(raw.text, "101 Switching")
+  })
 })
