@@ -151,7 +151,7 @@ for (const path of globSync("src/**/*.ts").map(toSlashes).toSorted()) {
 const circle = circleOf(graph)
 if (circle !== undefined) problems.push(`circle: ${circle.join(" -> ")}`)
 
-const outside = globSync("{test,examples,bench}/**/*.ts").map(toSlashes).toSorted()
+const outside = globSync("{test,examples,bench,reliability}/**/*.ts").map(toSlashes).toSorted()
 for (const path of outside) {
   for (const specifier of importsOf(path)) {
     const target = moduleAt(resolve(path, specifier) ?? "")

@@ -3,8 +3,8 @@
  *
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
-import { Cause, Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter } from "effect/http"
+import { Cause, Context, type Duration, Effect, Layer } from "effect"
+import { HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
 import type { Server } from "node:http"
 import type * as Admission from "./internal/admission.ts"
 import { prepare } from "./internal/httpServer.ts"
@@ -154,6 +154,62 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
  * ```
  */
 export const prepareServer: <S extends Server>(server: S) => S = prepare
+
+/**
+ * Whether a load balancer should send new clients to this node. It should not once the node is about to stop, nor while it
+ * does not reach the other nodes.
+ *
+ * - `layer`: keeps it. Provide it to both of the others, once.
+ * - `route`: answers 200 with `ready`, or 503 with `stopping` or `reconnecting`. It belongs into `HttpRouter.serve`.
+ * - `announce`: when its scope closes the node is `stopping`; after `delay`, in which load balancers find that out, the rest
+ *   goes on. Put it on top of `HttpRouter.serve`, so that its end comes before the HTTP server's: until then the server takes
+ *   connections, and nobody is turned away. Default 5 seconds.
+ *
+ * A node that is not ready serves its clients as ever: do not restart it for that.
+ *
+ * @example
+ * ```ts
+ * import { Layer } from "effect"
+ * import { HttpRouter } from "effect/http"
+ * import { Endpoint } from "effect-channels"
+ *
+ * // Beside the mounts of the application's sockets.
+ * const Http = HttpRouter.serve(Endpoint.Readiness.route("/ready"))
+ *
+ * const Main = Endpoint.Readiness.announce("10 seconds").pipe(
+ *   Layer.provide(Http),
+ *   Layer.provide(Endpoint.Readiness.layer)
+ * )
+ * ```
+ */
+export class Readiness
+  extends Context.Service<Readiness, { isStopping: boolean }>()("effect-channels/Endpoint/Readiness")
+{
+  static readonly layer: Layer.Layer<Readiness> = Layer.sync(Readiness, () => ({ isStopping: false }))
+
+  static readonly route = (
+    path: `/${string}`
+  ): Layer.Layer<never, never, HttpRouter.HttpRouter | Readiness | PubSub.PubSub> =>
+    HttpRouter.use((router) =>
+      Effect.gen(function*() {
+        const readiness = yield* Readiness
+        const pubsub = yield* PubSub.PubSub
+        const answer = Effect.map(pubsub.status, (status) => {
+          const problem = readiness.isStopping ? "stopping" : status === "connected" ? undefined : status
+          return HttpServerResponse.text(problem ?? "ready", { status: problem === undefined ? 200 : 503 })
+        })
+        yield* router.add("GET", path, answer)
+      })
+    )
+
+  static readonly announce = (delay: Duration.Input = "5 seconds"): Layer.Layer<never, never, Readiness> =>
+    Layer.effectDiscard(Effect.gen(function*() {
+      const readiness = yield* Readiness
+      yield* Effect.addFinalizer(() =>
+        Effect.andThen(Effect.sync(() => void (readiness.isStopping = true)), Effect.sleep(delay))
+      )
+    }))
+}
 
 /**
  * Broadcasts to everybody on a topic, on every node, from anywhere.

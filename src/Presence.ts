@@ -385,11 +385,7 @@ const start = (
         return Effect.as(Effect.forEach([...pending.keys()], flush, { discard: true }), behaviour)
       }
     })
-    yield* Effect.acquireRelease(
-      Supervisor.start({ children: [child], label: `presence ${name}` }),
-      (supervisor) => Process.shutdownChild(Process.fromPid(supervisor)),
-      { interruptible: true }
-    )
+    yield* Supervisor.keep({ children: [child], label: `presence ${name}` })
     const tracker: Tracker.Tracker = yield* Tracker.make(
       name,
       (diff) => teller === undefined ? Effect.void : Process.send(teller, new Changed(diff)),

@@ -6,8 +6,9 @@
  *
  * The model is Erlang's supervisor (https://www.erlang.org/doc/system/sup_princ.html).
  */
-import { type Cause, type Context, Data, Duration, Effect, Layer } from "effect"
+import { type Cause, type Context, Data, Duration, Effect, Layer, type Scope } from "effect"
 import * as internal from "./internal/process.ts"
+import type { Timer } from "./internal/timers.ts"
 import * as Process from "./Process.ts"
 
 /**
@@ -166,6 +167,45 @@ export const layer = <E = never, R = never>(
       interruptible: true
     })
   )
+
+/** Milliseconds until a supervisor that gave up is started again. */
+const pause = 1000
+
+/**
+ * A supervisor that runs until the scope closes: nobody is above it who would start it again. One that is killed is started
+ * again at once, and one that gives up a second later.
+ *
+ * @internal
+ */
+export const keep = <R = never>(
+  options: Options<never, R> & { readonly label: string }
+): Effect.Effect<void, never, Process.System | Scope.Scope | Exclude<R, Process.Own>> =>
+  Effect.gen(function*() {
+    const system = yield* Process.System
+    const fork = Effect.runForkWith(yield* Effect.context<Process.System | Exclude<R, Process.Own>>())
+    let current: internal.Process | undefined
+    let again: Timer | undefined
+    let isOver = false
+    const begin: Effect.Effect<void, never, Process.System | Exclude<R, Process.Own>> = Effect.flatMap(
+      start(options),
+      (pid) => {
+        current = Process.fromPid(pid)
+        if (isOver) return Process.shutdownChild(current)
+        current.watch(options, {
+          ended: (_, { _tag }) => {
+            if (!isOver) again = system.timers.after(_tag === "Killed" ? 0 : pause, () => fork(begin))
+          }
+        })
+        return Effect.void
+      }
+    )
+    yield* Effect.acquireRelease(begin, () =>
+      Effect.suspend(() => {
+        isOver = true
+        if (again !== undefined) system.timers.cancel(again)
+        return current === undefined ? Effect.void : Process.shutdownChild(current)
+      }), { interruptible: true })
+  })
 
 /**
  * Starts one more child, after those that are there; fails with the child's own error when it does not start. A child's

@@ -135,6 +135,8 @@ interface Settings extends replica.Options {
   readonly permdownOnShutdown: boolean
   readonly pubsub: PubSub.PubSub["Service"]
   readonly handleDiff: (diff: Diff) => Effect.Effect<void>
+  /** Whether the tracker ends, and not only its processes. */
+  readonly isOver: () => boolean
   /** Goes on where the shard before has ended, so that no two presences have the same `phx_ref`. */
   readonly count: () => number
 }
@@ -256,8 +258,8 @@ class Shard implements process.Watcher {
     }
     for (const process of this.tracked.keys()) {
       // They believe to be present, and are not: who joins again is tracked again.
-      if (Process.isGraceful(reason)) process.unwatch(this.process)
-      else process.linkEnded(this.process, reason)
+      if (this.settings.isOver()) process.unwatch(this.process)
+      else process.linkEnded(this.process, reason._tag === "Normal" ? Process.shutdown() : reason)
     }
     this.tracked.clear()
   }
@@ -392,9 +394,11 @@ export const make = (
     const pubsub = yield* PubSub.PubSub
     const clock = yield* Clock.Clock
     let refs = 0
+    let isOver = false
     const settings: Settings = {
       ...settingsOf(options),
       name,
+      isOver: () => isOver,
       count: () => refs++,
       permdownOnShutdown: options.permdownOnShutdown ?? true,
       pubsub,
@@ -425,14 +429,11 @@ export const make = (
             }
           })
       })
-    yield* Effect.acquireRelease(
-      Supervisor.start({
-        children: Array.from({ length: count }, (_, index) => child(index)),
-        label: `tracker ${name}`
-      }),
-      (supervisor) => Process.shutdownChild(Process.fromPid(supervisor)),
-      { interruptible: true }
-    )
+    yield* Supervisor.keep({
+      children: Array.from({ length: count }, (_, index) => child(index)),
+      label: `tracker ${name}`
+    })
+    yield* Effect.addFinalizer(() => Effect.sync(() => void (isOver = true)))
     const at = (index: number) => {
       const found = running[index]
       if (found === undefined) throw new Error(`tracker ${name} has no shard ${index}`)

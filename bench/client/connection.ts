@@ -47,6 +47,7 @@ export class Connection {
   private head: string | undefined = ""
   private compress = false
   private reading = false
+  private silent = false
   private unsent: Array<string> = []
   private why = "closed by the server"
 
@@ -65,7 +66,7 @@ export class Connection {
         buffer: incoming,
         callback: (size) => {
           this.read(incoming.subarray(0, size))
-          return true
+          return !this.silent
         }
       }
     })
@@ -91,8 +92,26 @@ export class Connection {
     this.socket.destroy()
   }
 
+  /** Cuts the connection with a reset, as a machine does that has forgotten it. */
+  reset(): void {
+    this.why = "reset"
+    this.socket.resetAndDestroy()
+  }
+
+  /** Says no more, while the server may still talk. */
+  halfClose(): void {
+    this.flush()
+    this.socket.end()
+  }
+
+  /** Neither reads nor writes from now on, as a machine whose network is gone. */
+  fallSilent(): void {
+    this.silent = true
+    this.socket.pause()
+  }
+
   private flush(): void {
-    if (this.unsent.length === 0) return
+    if (this.silent || this.unsent.length === 0) return
     this.socket.write(Frame.encode(this.unsent, this.compress))
     this.unsent = []
   }

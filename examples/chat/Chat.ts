@@ -130,7 +130,13 @@ export class Chat extends Context.Service<Chat, {
             return yield* Effect.fail(invalid("body", `is too long (at most ${longestBody} characters)`))
           }
           const inserted_at = DateTime.formatIso(yield* DateTime.now)
-          const [row] = rows<{ id: number }>(insertMessage.all(roomId, user.id, body, inserted_at))
+          const [row] = yield* Effect.try(() =>
+            rows<{ id: number }>(insertMessage.all(roomId, user.id, body, inserted_at))
+          ).pipe(
+            // A disk that is full, say: who has written keeps the text, and may try again.
+            Effect.tapError(({ cause }) => Effect.logError("a message was not stored", cause)),
+            Effect.mapError(() => invalid("body", "cannot be stored just now"))
+          )
           return {
             id: row?.id ?? 0,
             room_id: roomId,

@@ -1,0 +1,50 @@
+/**
+ * A server, in a Node process of its own. It tells its parent the port it listens on, and ends with it.
+ *
+ * Settings, from the environment: `REDIS` (an address; a single node without), `PRESENCE_PERIOD`, `BATCH_SIZE` and
+ * `BATCH_INTERVAL` of the drainer, and `READY_DELAY`: how long before the drain the node says that it is not ready.
+ */
+import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { Cause, Config, Effect, Exit, Layer, type Runtime } from "effect"
+import { Endpoint, PubSub } from "effect-channels"
+import * as Redis from "effect-channels/pubsub/redis"
+import { HttpRouter, HttpServer } from "effect/http"
+import { createServer } from "node:http"
+import { Admin, CountFibers } from "./admin.ts"
+import { Channels, mount, Online } from "./app.ts"
+
+const Main = Layer.unwrap(Effect.gen(function*() {
+  const redis = yield* Config.String("REDIS").pipe(Config.withDefault(undefined))
+  const broadcastPeriod = yield* Config.Duration("PRESENCE_PERIOD").pipe(Config.withDefault(undefined))
+  const batchSize = yield* Config.Int("BATCH_SIZE").pipe(Config.withDefault(undefined))
+  const batchInterval = yield* Config.Duration("BATCH_INTERVAL").pipe(Config.withDefault(undefined))
+  const delay = yield* Config.Duration("READY_DELAY").pipe(Config.withDefault(undefined))
+  const Http = HttpRouter.serve(
+    Layer.mergeAll(mount({ batchSize, batchInterval }), Admin, Endpoint.Readiness.route("/ready")),
+    {
+      disableListenLog: true,
+      disableLogger: true
+    }
+  )
+  const Listening = Layer.effectDiscard(Effect.gen(function*() {
+    const { address } = yield* HttpServer.HttpServer
+    if ("port" in address) process.send?.({ port: address.port })
+  }))
+  return Endpoint.Readiness.announce(delay).pipe(
+    Layer.provide(Layer.provideMerge(Listening, Http)),
+    Layer.provide(Channels),
+    Layer.provide(Online.layer({}, { broadcastPeriod })),
+    Layer.provide(Endpoint.Readiness.layer),
+    Layer.provide(redis === undefined ? PubSub.layer : Redis.layer({ url: redis })),
+    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })),
+    Layer.provide(CountFibers)
+  )
+}))
+
+/** To be told to stop is the one way in which a server ends well. */
+const teardown: Runtime.Teardown = (exit, onExit) =>
+  onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
+
+process.once("disconnect", () => process.exit(1))
+
+NodeRuntime.runMain(Layer.launch(Main), { teardown })
