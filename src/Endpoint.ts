@@ -142,6 +142,8 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
  * - Connections that have not made a request by then are cut; Node would wait for them without end.
  * - So are those of handshakes that were refused; bytes that nobody reads would keep them open.
  * - Frames that come in one packet with the handshake are kept.
+ * - What else listens for the end of a connection from its "upgrade" event on is taken away once it is a WebSocket: listen
+ *   from "connection" on.
  * - Requests that come before the application is there to answer them get 503; Node would never answer.
  *
  * @example

@@ -150,7 +150,7 @@ export interface Options<Channels extends ReadonlyArray<AnyChannel>> {
    */
   readonly maxJoinRate?: Rate | false | undefined
   /**
-   * How many messages one connection may send, heartbeats not counted; one too many is answered `too many messages`, and
+   * How many messages one connection may send, heartbeats and leaves not counted; one too many is answered `too many messages`, and
    * not handled. False for no limit; default a burst of 50,000, then as many a second: what a client may send is for the
    * application to say.
    */

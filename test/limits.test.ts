@@ -24,12 +24,20 @@ const Room = Channel.make("room:*")
 const Small = Channel.make("small:*")
 const Fresh = Channel.make("fresh:*")
 const Strict = Channel.make("strict:*")
+const Busy = Channel.make("busy:*")
 
-const channels = [Room, Small, Fresh, Strict] as const
+const channels = [Room, Small, Fresh, Strict, Busy] as const
 const channelsLive = Layer.mergeAll(
   Room.layer(behaviour),
   Small.layer(behaviour, { mailbox: { capacity: 4 } }),
   Fresh.layer(behaviour, { mailbox: { capacity: 2, whenFull: "dropOldest" } }),
+  // One that has something to tell itself with each message.
+  Busy.layer((busy) =>
+    Effect.succeed({
+      handleIn: (_event, payload) =>
+        Effect.andThen(Deferred.await(gate), busy.send(payload)).pipe(Effect.as(Channel.noReply)),
+      handleInfo: (payload) => Effect.sync(() => void handled.push(payload))
+    }), { mailbox: { capacity: 2 } }),
   Strict.layer(behaviour, { mailbox: { capacity: 2, whenFull: "disconnect" } })
 )
 
@@ -104,7 +112,7 @@ describe("rates", () => {
         yield* TestClock.adjust("1 millis")
         assert.deepStrictEqual(yield* join("5"), [answer("5", "5", "room:5")])
         assert.deepStrictEqual(warnings, [["a client is denied: too many joins", 1]])
-        // Nothing saves up more than a burst.
+        // Nothing saves up more than a burst, also where one token was left.
         yield* TestClock.adjust("1 hour")
         const later = [yield* join("6"), yield* join("7"), yield* join("8")].flat()
         assert.deepStrictEqual(later.at(-1), answer("8", "8", "room:8", "too many joins"))
@@ -164,6 +172,35 @@ describe("a full mailbox", () => {
         }
         yield* ChannelTest.settle
         assert.deepStrictEqual(pauses, ["pause", "resume"])
+      })))
+
+  it.effect("is full of messages of the client only, so that it always comes to an end", () =>
+    connected({}, ({ pauses, send }) =>
+      Effect.gen(function*() {
+        yield* send("1", "1", "busy:1", "phx_join", {})
+        for (let n = 1; n <= 4; n++) yield* send("1", null, "busy:1", "a", n)
+        assert.deepStrictEqual(pauses, ["pause"])
+        yield* Deferred.succeed(gate, undefined)
+        yield* ChannelTest.settle
+        assert.deepStrictEqual(pauses, ["pause", "resume"])
+        assert.deepStrictEqual(handled, [1, 2, 3, 4])
+      })))
+
+  it.effect("never drops a leave", () =>
+    connected({}, ({ send }) =>
+      Effect.gen(function*() {
+        yield* send("1", "1", "fresh:1", "phx_join", {})
+        yield* send("1", "2", "fresh:1", "a", 1)
+        yield* send("1", "3", "fresh:1", "phx_leave", {})
+        yield* send("1", "4", "fresh:1", "a", 2)
+        assert.deepStrictEqual(
+          yield* send("1", "5", "fresh:1", "a", 3),
+          [answer("1", "4", "fresh:1", "too many messages")]
+        )
+        yield* Deferred.succeed(gate, undefined)
+        assert.deepInclude(yield* send(), answer("1", "3", "fresh:1"))
+        assert.deepStrictEqual(handled, [1])
+        assert.deepStrictEqual(ended, ["left"])
       })))
 
   it.effect("drops the oldest message, which is answered an error, where that is asked for", () =>

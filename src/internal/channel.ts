@@ -66,6 +66,18 @@ const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): S
   throw frame.failure
 }
 
+/** `drop`, or after an `=` what a later event has to have in common with one to take its place. */
+const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Message.Broadcast): string | undefined => {
+  const key = lossy?.get(event)
+  if (typeof key !== "function") return key
+  try {
+    return `=${JSON.stringify([topic, event, key(payload)])}`
+  } catch {
+    // One that the application's function does not know is sent as any other: others must not be kept from being told.
+    return undefined
+  }
+}
+
 /**
  * The process of one joined channel of one connection (Phoenix.Channel.Server). It is also what user code is given as
  * the channel, and a subscriber of its topic: one object for all three.
@@ -119,7 +131,7 @@ export class ChannelServer extends Served {
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
     if (message instanceof Incoming) {
-      this.caughtUp()
+      this.taken()
       return this.handleIncoming(message.message)
     }
     if (message instanceof JoinRequest) {
@@ -234,17 +246,16 @@ export class ChannelServer extends Served {
       const shared = delivery.memo(this.connection.serializer, message, encodeFastlane)
       if (shared === undefined) return
       if (!this.joined) (this.early ??= []).push(shared)
-      else this.connection.send(shared.frame, shared, this.lossyOf(message.event, message.payload))
+      else this.connection.send(shared.frame, shared, this.lossy(message, delivery))
     }
   }
 
-  /** Of an event that a client may miss: what a later one of has to have in common with it to take its place. */
-  private lossyOf(event: string, payload: unknown): Lossy | undefined {
-    const { lossy } = this.settings.contract
-    if (lossy === undefined) return undefined
-    const key = lossy.get(event)
-    if (key === undefined) return undefined
-    return key === "drop" ? key : { key: JSON.stringify([this.topic, event, key(payload)]) }
+  /** How an event may get lost for a client that is behind; undefined for most, which must not. */
+  private lossy(message: Message.Broadcast, delivery: PubSub.Delivery | undefined): Lossy | undefined {
+    const { contract } = this.settings
+    if (contract.lossy === undefined) return undefined
+    const key = delivery === undefined ? lossyKey(contract, message) : delivery.memo(contract, message, lossyKey)
+    return key === undefined || key === "drop" ? key : { key: key.slice(1), sender: this.process }
   }
 
   // --- what user code is given --------------------------------------------------------------------------------------
@@ -256,7 +267,7 @@ export class ChannelServer extends Served {
       const encoded = encodeOutgoing(this.settings.contract, event, payload)
       const message = Message.message(this.ownRef, null, this.topic, event, encoded)
       const frame = Result.getOrThrow(this.connection.serializer.encode(message))
-      this.connection.send(frame, undefined, this.lossyOf(event, encoded))
+      this.connection.send(frame, undefined, this.lossy(Message.broadcast(this.topic, event, encoded), undefined))
     })
   }
 

@@ -41,7 +41,6 @@ export class CustomServer extends Served {
   }
 
   handle(message: unknown): Effect.Effect<unknown, unknown> {
-    if (message instanceof Incoming) this.caughtUp()
     if (message instanceof Incoming) return this.handleIncoming(message.message)
     if (message instanceof JoinRequest) {
       return this.traced("channels.join", undefined, () => this.settings.init(this, message.payload))

@@ -1,4 +1,4 @@
-import type { Context } from "effect"
+import type { Clock, Context } from "effect"
 import { isLogged, type Level, report } from "./report.ts"
 import type { Timers } from "./timers.ts"
 
@@ -17,27 +17,27 @@ export const rateOf = (name: string, rate: Rate | false): Rate | undefined => {
   return rate
 }
 
-/** Lets so much pass as a rate says. The clock is looked at only when the tokens are used up. */
+/** Lets so much pass as a rate says. */
 export class TokenBucket {
   private readonly rate: Rate
-  private readonly timers: Timers
+  private readonly clock: Clock.Clock
   private tokens: number
   private filledAt: number
 
-  constructor(rate: Rate, timers: Timers) {
+  constructor(rate: Rate, clock: Clock.Clock) {
     this.rate = rate
-    this.timers = timers
+    this.clock = clock
     this.tokens = rate.burst
-    this.filledAt = timers.now
+    this.filledAt = clock.currentTimeMillisUnsafe()
   }
 
   take(): boolean {
-    if (this.tokens < 1) {
-      const { now } = this.timers
-      this.tokens = Math.min(this.rate.burst, this.tokens + (now - this.filledAt) * this.rate.perSecond / 1000)
-      this.filledAt = now
-      if (this.tokens < 1) return false
-    }
+    // The wall clock is the quicker one to read. Where it is set back, nothing is filled in for once.
+    const now = this.clock.currentTimeMillisUnsafe()
+    const fill = Math.max(0, now - this.filledAt) * this.rate.perSecond / 1000
+    this.tokens = Math.min(this.rate.burst, this.tokens + fill)
+    this.filledAt = now
+    if (this.tokens < 1) return false
     this.tokens--
     return true
   }

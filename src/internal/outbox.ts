@@ -11,6 +11,9 @@ const closeFrame = 0x88
 /** More than this is not copied together: then copying costs more than the calls to the system. */
 const copyLimit = 65_536
 
+/** How many frames wait for their turn at most. */
+const maxItems = 1000
+
 /** The bytes of the payload. */
 const lengthOf = (frame: Frame): number => typeof frame === "string" ? Buffer.byteLength(frame) : frame.length
 
@@ -31,7 +34,11 @@ export class SharedFrame {
 type Item = Frame | SharedFrame
 
 /** How a frame may get lost for a client that is behind: it is dropped, or the latest one with its key takes its place. */
-export type Lossy = "drop" | { readonly key: string }
+export type Lossy = "drop" | {
+  readonly key: string
+  /** What is kept for later goes with the process it is from. */
+  readonly sender: { readonly alive: boolean }
+}
 
 const headerSize = (length: number): number => length < 126 ? 2 : length < 65_536 ? 4 : 10
 
@@ -85,7 +92,8 @@ export class Outbox implements Turn {
       this.first = item
       this.queue.ready(this)
     } else if (this.rest === undefined) this.rest = [item]
-    else this.rest.push(item)
+    // More would be no bargain, and what waits here is not seen by who looks at the socket.
+    else if (this.rest.push(item) >= maxItems) this.run()
   }
 
   /** Sends what there is; returns how many frames that was. */
@@ -107,7 +115,7 @@ export class Outbox implements Turn {
   /** Sends what there is, then a close frame, and closes. */
   close(code: number): void {
     this.run()
-    this.socket.write(Buffer.from([closeFrame, 2, code >> 8, code & 0xff]))
+    if (this.socket.writable) this.socket.write(Buffer.from([closeFrame, 2, code >> 8, code & 0xff]))
     this.socket.destroySoon()
   }
 

@@ -1,8 +1,8 @@
 import { Effect, Semaphore } from "effect"
 import type { Frame } from "../Serializer.ts"
 import type { TransportMeter } from "./meter.ts"
+import type { Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
-import { report } from "./report.ts"
 import type { Runtime, SocketServer, Transport } from "./socket.ts"
 import type { Timer, Timers } from "./timers.ts"
 
@@ -31,6 +31,9 @@ export interface Limits {
 }
 
 const accepted: Published = 200
+
+/** A client for which more bytes than these wait is behind: it misses lossy frames. */
+const behind = 65_536
 
 /** How many posts are kept while they wait for the ones before; more are answered 408. */
 const maxPosts = 8
@@ -67,6 +70,8 @@ export class PollSession implements Transport, PollPeer {
   private posting = 0
   private server: SocketServer | undefined
   private messages: Array<string> = []
+  /** Where among them the latest lossy one of each key is. */
+  private readonly latest = new Map<string, { readonly index: number; readonly bytes: number }>()
   private bytes = 0
   private poller: Poller | undefined
   /** When a poll has last come, or gone. */
@@ -109,21 +114,37 @@ export class PollSession implements Transport, PollPeer {
 
   // --- out ----------------------------------------------------------------------------------------------------------
 
-  send(frame: Frame): void {
+  send(frame: Frame, _shared?: SharedFrame, lossy?: Lossy): void {
     if (this.ended !== undefined) return
     const text = typeof frame === "string"
     const bytes = text ? Buffer.byteLength(frame) : frame.length
+    // A JSON string cannot hold bytes: each becomes the character of that number.
+    const message = text ? frame : Buffer.from(frame.buffer, frame.byteOffset, frame.length).toString("latin1")
+    if (lossy !== undefined && this.bytes > behind && this.leaveOut(lossy, message, bytes)) return
     if (this.bytes > 0 && this.bytes + bytes > this.limits.maxBuffer) return this.overflow()
     this.bytes += bytes
-    // A JSON string cannot hold bytes: each becomes the character of that number.
-    this.messages.push(text ? frame : Buffer.from(frame.buffer, frame.byteOffset, frame.length).toString("latin1"))
+    this.messages.push(message)
     this.poller?.wake?.()
+  }
+
+  /** Whether there is no need to send an event, as the client is behind: it is dropped, or in the place of an earlier one. */
+  private leaveOut(lossy: Lossy, message: string, bytes: number): boolean {
+    if (lossy !== "drop") {
+      const earlier = this.latest.get(lossy.key)
+      this.latest.set(lossy.key, { index: earlier?.index ?? this.messages.length, bytes })
+      if (earlier === undefined) return false
+      this.messages[earlier.index] = message
+      this.bytes += bytes - earlier.bytes
+    }
+    this.meter.droppedEvents++
+    return true
   }
 
   /** The socket may have more to say before it ends: nobody hears it any more. */
   private overflow(): void {
-    const { context, name: socket } = this.runtime
-    report("Warn", context, "a long-poll client does not fetch its frames: its session ends", {
+    const { complaints, name: socket } = this.runtime
+    this.meter.slowClients++
+    complaints.say("Warn", "a long-poll client does not fetch its frames: its session ends", {
       socket,
       maxBuffer: this.limits.maxBuffer
     })
@@ -166,6 +187,7 @@ export class PollSession implements Transport, PollPeer {
     this.meter.framesOut += messages.length
     this.meter.bytesOut += this.bytes
     this.messages = []
+    this.latest.clear()
     this.bytes = 0
     return { status: 200, messages }
   }

@@ -54,7 +54,10 @@ export interface Mailbox {
   readonly whenFull: "suspend" | "dropOldest" | "disconnect"
 }
 
-const isIncoming = (message: unknown): boolean => message instanceof Incoming
+/** What ends something is never dropped. */
+const isLeave = (message: Message.Inbound): boolean => message.event === "phx_leave"
+
+const mayBeDropped = (message: unknown): boolean => message instanceof Incoming && !isLeave(message.message)
 
 /** What the Layer of a channel says about each of its processes. */
 export interface Settings {
@@ -72,7 +75,9 @@ export abstract class Served implements process.Behaviour, process.Subject {
   readonly process: process.Process
   joined = false
   private refused = false
-  /** The mailbox is full: the connection waits for it. */
+  /** How many messages of the client are in the mailbox. */
+  private waiting = 0
+  /** The mailbox is full of them: the connection waits for it. */
   private suspending = false
   protected readonly meter: ChannelMeter
   /** When the message in hand, or the join, was begun: nanoseconds. */
@@ -146,24 +151,30 @@ export abstract class Served implements process.Behaviour, process.Subject {
   receive(message: Message.Inbound): void {
     this.meter.messagesIn++
     const incoming = new Incoming(message)
-    if (this.process.mailboxLength < this.settings.mailbox.capacity) this.process.push(incoming)
-    else this.full(incoming)
+    if (this.waiting >= this.settings.mailbox.capacity && !isLeave(message)) this.full(incoming)
+    else this.take(incoming)
+  }
+
+  private take(incoming: Incoming): void {
+    this.waiting++
+    this.process.push(incoming)
   }
 
   private full(incoming: Incoming): void {
     const { whenFull } = this.settings.mailbox
     if (whenFull === "disconnect") return this.connection.overrun(this)
-    const dropped = whenFull === "dropOldest" ? this.process.pushInPlace(incoming, isIncoming) : undefined
+    const dropped = whenFull === "dropOldest" ? this.process.pushInPlace(incoming, mayBeDropped) : undefined
     if (dropped instanceof Incoming) return this.connection.denied(dropped.message)
-    this.process.push(incoming)
+    this.take(incoming)
     if (this.suspending || whenFull === "dropOldest") return
     this.suspending = true
     this.connection.suspend()
   }
 
-  /** A message has left the mailbox. */
-  protected caughtUp(): void {
-    if (!this.suspending || this.process.mailboxLength > this.settings.mailbox.capacity / 2) return
+  /** A message of the client has left the mailbox. */
+  protected taken(): void {
+    this.waiting--
+    if (!this.suspending || this.waiting > this.settings.mailbox.capacity / 2) return
     this.suspending = false
     this.connection.resume()
   }

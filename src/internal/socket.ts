@@ -130,9 +130,9 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     this.span = runtime.tracing ? client.span : undefined
     this.meter = runtime.meter.transport(transport.name)
     this.meter.connections++
-    const { maxJoinRate, maxMessageRate, system: { timers } } = runtime
-    this.joins = maxJoinRate && new TokenBucket(maxJoinRate, timers)
-    this.messages = maxMessageRate && new TokenBucket(maxMessageRate, timers)
+    const { maxJoinRate, maxMessageRate, system: { clock } } = runtime
+    this.joins = maxJoinRate && new TokenBucket(maxJoinRate, clock)
+    this.messages = maxMessageRate && new TokenBucket(maxMessageRate, clock)
     this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, this)
     this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
       if (exit._tag === "Failure") this.notStarted(exit.cause)

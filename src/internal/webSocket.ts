@@ -8,10 +8,17 @@ import type { System } from "./process.ts"
 import type { SocketServer, Transport } from "./socket.ts"
 import type { Timer } from "./timers.ts"
 
+/** How long a peer may take to answer a close, or to read what comes before it, until its connection is cut: milliseconds. */
+export const closeTimeout = 5000
+
 /** What a client is answered that closes: 1000, or 1002 where it has sent a code that is not for clients. */
 const answerTo = (code: number): number => code >= 1012 && code < 3000 ? 1002 : 1000
 
-/** A connection that does not answer a close by itself, so that what came before it can be answered first. */
+/**
+ * A connection that does not answer a close by itself, so that what came before it can be answered first.
+ *
+ * @internal
+ */
 export class Connection extends WebSocket {
   /** What its events are passed on to. */
   wire: Wire | undefined = undefined
@@ -54,14 +61,24 @@ export interface Port {
 /** A client for which more bytes than these wait is behind: it misses lossy frames. */
 const behind = 65_536
 
-/** How many of those that wait for a client to catch up are kept. */
-const maxHeld = 1000
+/** How much of that is kept for a client to catch up: the latest of so many keys, with so many characters. */
+const maxHeld = { keys: 1000, length: 1_000_000 }
+
+interface Held {
+  readonly frame: Frame
+  readonly shared: SharedFrame | undefined
+  readonly sender: { readonly alive: boolean }
+}
 
 /** Within the timeout a connection is looked at so many times, together with others that are due within a `grid` of it. */
 const looks = 16
 const grid = 64
 
-/** A WebSocket as the transport of a socket process. */
+/**
+ * A WebSocket as the transport of a socket process.
+ *
+ * @internal
+ */
 export class Wire implements Transport {
   readonly name = "websocket"
   private readonly ws: Connection
@@ -72,17 +89,23 @@ export class Wire implements Transport {
   /** Frames that `ws` compresses: what comes after them must not overtake. */
   private compressing = 0
   /** The latest lossy frame of each key, for a client that is behind. */
-  private held: Map<string, { readonly frame: Frame; readonly shared: SharedFrame | undefined }> | undefined = undefined
-  private slow = false
+  private held: Map<string, Held> | undefined = undefined
+  private heldLength = 0
+  /** From how many bytes on frames are compressed for this client. */
+  private readonly compressFrom: number
+  /** Nothing more is sent. */
+  private ended = false
   private bytesRead = 0
   private lastSeen = 0
-  private idleTimer: Timer | undefined = undefined
+  /** Of the silence that is allowed, or of the time to read what is left. */
+  private timer: Timer | undefined = undefined
 
   constructor(ws: Connection, socket: Socket, port: Port) {
     this.ws = ws
     this.socket = socket
     this.port = port
     this.outbox = new Outbox(port.system, socket, port.meter)
+    this.compressFrom = ws.extensions.includes("permessage-deflate") ? port.compressFrom : Infinity
     ws.wire = this
   }
 
@@ -99,14 +122,14 @@ export class Wire implements Transport {
   }
 
   send(frame: Frame, shared?: SharedFrame, lossy?: Lossy): void {
-    if (this.ws.readyState !== this.ws.OPEN || this.slow) return
-    const { writableLength } = this.socket
-    if (writableLength > behind) {
-      if (lossy !== undefined) return this.hold(frame, shared, lossy)
-      if (writableLength > this.port.maxBuffered) return this.giveUp()
+    if (this.ws.readyState !== this.ws.OPEN || this.ended) return
+    const waiting = this.compressing > 0 ? this.ws.bufferedAmount : this.socket.writableLength
+    if (waiting > behind || this.held !== undefined) {
+      if (lossy !== undefined && this.socket.writableNeedDrain) return this.hold(frame, shared, lossy)
+      if (waiting > this.port.maxBuffered) return this.giveUp()
     }
     this.port.meter.framesOut++
-    if (this.port.compressFrom < Infinity && this.isForWs(frame)) this.sendByWs(frame)
+    if (this.compressFrom < Infinity && this.isForWs(frame)) this.sendByWs(frame)
     else this.outbox.add(shared ?? frame)
   }
 
@@ -122,24 +145,30 @@ export class Wire implements Transport {
       this.socket.once("drain", () => {
         const held = this.held?.values() ?? []
         this.held = undefined
-        for (const { frame, shared } of held) this.send(frame, shared)
+        this.heldLength = 0
+        for (const { frame, sender, shared } of held) if (sender.alive) this.send(frame, shared)
       })
     }
-    const oldest = this.held.has(lossy.key)
-      ? lossy.key
-      : this.held.size < maxHeld
-      ? undefined
-      : this.held.keys().next().value
-    if (oldest !== undefined) {
-      this.held.delete(oldest)
-      meter.droppedEvents++
+    this.drop(lossy.key)
+    this.held.set(lossy.key, { frame, shared, sender: lossy.sender })
+    this.heldLength += frame.length
+    for (const key of this.held.keys()) {
+      if (this.held.size <= maxHeld.keys && this.heldLength <= maxHeld.length) return
+      this.drop(key)
     }
-    this.held.set(lossy.key, { frame, shared })
+  }
+
+  private drop(key: string): void {
+    const old = this.held?.get(key)
+    if (old === undefined) return
+    this.held?.delete(key)
+    this.heldLength -= old.frame.length
+    this.port.meter.droppedEvents++
   }
 
   /** The client does not read what it is sent. */
   private giveUp(): void {
-    this.slow = true
+    this.ended = true
     this.port.meter.slowClients++
     this.port.onSlow()
     this.closed("buffer_full")
@@ -156,6 +185,7 @@ export class Wire implements Transport {
   close(code: number): void {
     // What the client says about it has to be read.
     if (this.ws.isPaused) this.ws.resume()
+    this.ended = true
     this.ws.end(code)
   }
 
@@ -171,6 +201,8 @@ export class Wire implements Transport {
   answerClose(code: number): boolean {
     if (this.compressing > 0) return false
     this.outbox.close(code)
+    // It may not read what it has still to be sent.
+    this.timer = this.port.system.timers.after(closeTimeout, () => this.socket.destroy())
     return true
   }
 
@@ -182,14 +214,14 @@ export class Wire implements Transport {
 
   /** The connection is gone, or is about to be. */
   closed(reason: "local_closed" | "peer_closed" | "read_timeout" | "buffer_full"): void {
-    if (this.idleTimer !== undefined) this.port.system.timers.cancel(this.idleTimer)
+    if (this.timer !== undefined) this.port.system.timers.cancel(this.timer)
     this.server?.closed(shutdown(reason))
   }
 
   private isForWs(frame: Frame): boolean {
     if (this.compressing > 0) return true
     // No character takes more than three bytes.
-    return frame.length * 3 >= this.port.compressFrom && Buffer.byteLength(frame) >= this.port.compressFrom
+    return frame.length * 3 >= this.compressFrom && Buffer.byteLength(frame) >= this.compressFrom
   }
 
   private sendByWs(frame: Frame): void {
@@ -197,7 +229,7 @@ export class Wire implements Transport {
     this.port.meter.bytesOut += length
     this.outbox.run()
     this.compressing++
-    const compress = length >= this.port.compressFrom
+    const compress = length >= this.compressFrom
     this.ws.send(frame, { binary: typeof frame !== "string", compress }, () => this.compressing--)
   }
 
@@ -212,7 +244,7 @@ export class Wire implements Transport {
     const rest = this.lastSeen + timeout - now
     const next = now + timeout / looks
     const wait = Math.min(rest, next + timeout / grid - next % (timeout / grid) - now)
-    if (rest > 0) this.idleTimer = timers.after(wait, this.watch)
+    if (rest > 0) this.timer = timers.after(wait, this.watch)
     else this.closed("read_timeout")
   }
 }

@@ -15,7 +15,7 @@ import { endListeners, forgetRequest, headOf } from "../internal/httpServer.ts"
 import type { System } from "../internal/process.ts"
 import * as Shutdown from "../internal/shutdown.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
-import { Connection, type Port, Wire } from "../internal/webSocket.ts"
+import { closeTimeout, Connection, type Port, Wire } from "../internal/webSocket.ts"
 import * as Process from "../Process.ts"
 import type * as Socket from "../Socket.ts"
 
@@ -32,7 +32,8 @@ export interface Options extends Admission.TransportOptions {
   readonly maxFrameSize?: number | undefined
   /**
    * How many bytes may wait for a client that does not read what it is sent, at the moment it is sent more. It is closed with
-   * 1013, and cut off 5 seconds later if it has not read by then. Default 4 MiB; a single message may be larger.
+   * 1013, and cut off 5 seconds later if it has not read by then. Default 4,000,000; a single message may be larger, and
+   * what a client is sent right after one counts.
    */
   readonly maxBufferedBytes?: number | undefined
   /**
@@ -57,12 +58,9 @@ export const defaults = {
   path: "/websocket",
   timeout: "60 seconds",
   maxFrameSize: 10_000_000,
-  maxBufferedBytes: 4_194_304,
+  maxBufferedBytes: 4_000_000,
   threshold: 1024
 } as const
-
-/** How long a peer may take to answer a close before its connection is cut. */
-const closeTimeout = 5000
 
 type Request = HttpServerRequest.HttpServerRequest
 type Response = HttpServerResponse.HttpServerResponse

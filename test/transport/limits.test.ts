@@ -72,9 +72,32 @@ describe("a client that does not read", () => {
   )
 })
 
+it.effect("a client that closes, and does not read what is left for it, is cut off after 5 seconds", () =>
+  Effect.gen(function*() {
+    endings.length = 0
+    const server = yield* start([{ path: "/socket", websocket: { maxBufferedBytes: 1_000_000_000 } }])
+    const client = yield* Effect.promise(() => Client.open(url(server.port)))
+    yield* Effect.promise(() => client.join())
+    client.ws.pause()
+    for (let n = 0; n < 400; n++) {
+      yield* Effect.promise(() => server.run(Endpoint.broadcast("room:1", "news", { n, big })))
+    }
+    client.ws.close(1000)
+    yield* Effect.promise(() => until(() => endings.length > 0))
+    yield* TestClock.adjust("5 seconds")
+    client.ws.resume()
+    assert.strictEqual((yield* Effect.promise(() => client.closed)).code, 1006)
+  }))
+
 describe("lossy events", () => {
   const Game = Channel.make("game", {
-    lossy: { blink: "drop", move: (payload) => String(Object(payload).player) }
+    lossy: {
+      blink: "drop",
+      move: (payload) => String(Object(payload).player),
+      odd: () => {
+        throw new Error("no key for this one")
+      }
+    }
   })
   const GameLive = Game.layer(() => Effect.succeed({}))
   const GameSocket = Socket.make("game", { channels: [Game] })
@@ -82,7 +105,7 @@ describe("lossy events", () => {
 
   const serve = Effect.gen(function*() {
     const live = HttpRouter.serve(
-      Endpoint.mount(GameSocket, { path: "/socket", websocket: { maxBufferedBytes: 100_000_000 } }),
+      Endpoint.mount(GameSocket, { path: "/socket", longpoll: true, websocket: { maxBufferedBytes: 100_000_000 } }),
       {
         disableLogger: true,
         disableListenLog: true
@@ -135,6 +158,48 @@ describe("lossy events", () => {
         await broadcast("blink", { n: 4 })
         assert.deepStrictEqual(await next(), ["blink", 4, undefined])
         client.ws.terminate()
+      })
+    }).pipe(Effect.scoped))
+
+  it.live("whose key cannot be told are sent as any other", () =>
+    Effect.gen(function*() {
+      const { broadcast, port } = yield* serve
+      yield* Effect.promise(async () => {
+        const clients = await Promise.all([Client.open(url(port)), Client.open(url(port))])
+        for (const client of clients) await client.join("game")
+        await broadcast("odd", { n: 1 })
+        for (const client of clients) {
+          assert.deepStrictEqual(await client.next(), [null, null, "game", "odd", { n: 1 }])
+          client.ws.terminate()
+        }
+      })
+    }).pipe(Effect.scoped))
+
+  it.live("are left out as well for one that polls, and has not for a while", () =>
+    Effect.gen(function*() {
+      const { broadcast, port } = yield* serve
+      yield* Effect.promise(async () => {
+        const poll = async (token?: string, body?: unknown) => {
+          const query = token === undefined ? "" : `&token=${encodeURIComponent(token)}`
+          const response = await fetch(`http://127.0.0.1:${port}/socket/longpoll?vsn=2.0.0${query}`, {
+            method: body === undefined ? "GET" : "POST",
+            ...body === undefined ? {} : { body: JSON.stringify(body) }
+          })
+          return await response.json() as { token: string; messages: ReadonlyArray<string> }
+        }
+        const { token } = await poll()
+        await poll(token, ["1", "1", "game", "phx_join", {}])
+        await broadcast("chat", { n: 0, big })
+        for (let x = 1; x <= 3; x++) {
+          await broadcast("move", { player: "a", x })
+          await broadcast("blink", { n: x })
+        }
+        await broadcast("chat", { n: 1 })
+        const { messages } = await poll(token)
+        const events = messages.map((text) => JSON.parse(text)).map((frame) => [frame[3], frame[4].n ?? frame[4].x])
+        assert.deepStrictEqual(events.slice(1), [["chat", 0], ["move", 3], ["chat", 1]])
+        await broadcast("move", { player: "a", x: 4 })
+        assert.lengthOf((await poll(token)).messages, 1)
       })
     }).pipe(Effect.scoped))
 

@@ -1,0 +1,156 @@
+/**
+ * What each step costs, without a network: medians, in microseconds. docs/performance.md has the table. Run with
+ * `npm run bench:steps`.
+ */
+import { Context, Effect, Layer, Result, Schema } from "effect"
+import { Channel, Message, PubSub, Serializer, Socket } from "effect-channels"
+
+const payload = { c: 12, s: 345, t: 1234567890123, z: "xxxxxxxxxxxxxxxx" }
+const Payload = Schema.Struct({ c: Schema.Finite, s: Schema.Finite, t: Schema.Finite, z: Schema.String })
+
+const Plain = Channel.make("plain:*")
+const PlainLive = Plain.layer((plain) =>
+  Effect.succeed({
+    handleIn: (event, payload) => {
+      switch (event) {
+        case "echo":
+          return Effect.succeed(Channel.ok(payload))
+        case "push":
+          return Effect.as(plain.push("pushed", payload), Channel.noReply)
+        case "shout":
+          return Effect.as(plain.broadcast("shout", payload), Channel.noReply)
+        case "yield":
+          return Effect.as(Effect.yieldNow, Channel.ok(payload))
+        default:
+          return Effect.succeed(Channel.noReply)
+      }
+    }
+  }), { logJoin: false })
+
+const Typed = Channel.make("typed:*", { incoming: { echo: { payload: Payload, success: Payload } } })
+const TypedLive = Typed.layer(() => Effect.succeed({ handleIn: { echo: Effect.succeed } }), { logJoin: false })
+
+const Through = Channel.make("through:*", { intercept: ["shout"] })
+const ThroughLive = Through.layer((through) =>
+  Effect.succeed({
+    handleIn: (_event, payload) => Effect.as(through.broadcast("shout", payload), Channel.noReply),
+    handleOut: { shout: (payload) => through.push("shout", payload) }
+  }), { logJoin: false })
+
+const BenchSocket = Socket.make("bench", {
+  channels: [Plain, Typed, Through],
+  maxJoinRate: false,
+  maxMessageRate: false
+})
+const BenchSocketLive = BenchSocket.layer(() => Effect.succeed(Socket.accept()))
+
+const median = (values: ReadonlyArray<number>): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+
+let sent = 0
+
+/** Waits until nothing has been sent for some turns of the event loop. */
+const settle = async () => {
+  for (let quiet = 0, before = sent; quiet < 4; before = sent) {
+    await new Promise((resolve) => setImmediate(resolve))
+    quiet = sent === before ? quiet + 1 : 0
+  }
+}
+
+/** The median of the time that one of `units` takes, over rounds that are each run to the end. */
+const time = async (rounds: number, units: number, work: () => void): Promise<number> => {
+  const times: Array<number> = []
+  for (let round = 0; round < rounds; round++) {
+    const start = process.hrtime.bigint()
+    work()
+    await settle()
+    times.push(Number(process.hrtime.bigint() - start) / 1000 / units)
+  }
+  // What was compiled last is what counts.
+  return median(times.slice(rounds >> 1))
+}
+
+const report = (step: string, micros: number) => console.log(`${step.padEnd(62)} ${micros.toFixed(2).padStart(8)} us`)
+
+const program = Effect.gen(function*() {
+  const acceptor = yield* Socket.acceptor(BenchSocket)
+  const transport = { name: "bench", send: () => void sent++, close: () => {} }
+  const open = () => acceptor.open(transport, Serializer.v2, { id: undefined, assigns: Context.empty() })
+  const frame = (joinRef: string, ref: string, topic: string, event: string, body: unknown = payload) =>
+    JSON.stringify([joinRef, ref, topic, event, body])
+
+  const text = frame("1", "2", "plain:1", "echo")
+  const reply = Message.reply("1", "2", "plain:1", "ok", payload)
+  const broadcast = Message.broadcast("plain:1", "shout", payload)
+  const n = 20_000
+  const many = (work: () => void) => () => {
+    for (let i = 0; i < n; i++) work()
+  }
+  yield* Effect.promise(async () => {
+    report("decode a V2 text frame of 90 bytes", await time(20, n, many(() => Serializer.v2.decode(text, "text"))))
+    report("encode a reply", await time(20, n, many(() => Result.getOrThrow(Serializer.v2.encode(reply)))))
+    report("encode a broadcast, once for all", await time(20, n, many(() => Serializer.v2.fastlane(broadcast))))
+
+    const socket = open()
+    for (const topic of ["plain:1", "typed:1"]) socket.receive(frame("1", "1", topic, "phx_join", {}))
+    await settle()
+    const bursts = (input: string) => () => {
+      for (let i = 0; i < 1000; i++) socket.receive(input)
+    }
+    const beat = JSON.stringify([null, "1", "phoenix", "heartbeat", {}])
+    report("a heartbeat, frame to frame", await time(60, 1000, bursts(beat)))
+    report("an event without a reply, frame to handler", await time(60, 1000, bursts(frame("1", "2", "plain:1", "no"))))
+    report("an echo, frame to frame", await time(60, 1000, bursts(text)))
+    report("an echo through a contract", await time(60, 1000, bursts(frame("1", "2", "typed:1", "echo"))))
+    report("an echo whose handler yields once", await time(60, 1000, bursts(frame("1", "2", "plain:1", "yield"))))
+    report("an event that is answered with a push", await time(60, 1000, bursts(frame("1", "2", "plain:1", "push"))))
+
+    const members = (topic: string, count: number) => {
+      for (let i = 0; i < count; i++) open().receive(frame("1", "1", topic, "phx_join", {}))
+    }
+    members("plain:many", 1000)
+    members("through:many", 1000)
+    for (let i = 0; i < 10_000; i++) open().receive(frame("1", "1", `plain:own ${i}`, "phx_join", {}))
+    for (const topic of ["plain:many", "through:many"]) socket.receive(frame("1", "1", topic, "phx_join", {}))
+    await settle()
+    const shouts = (topic: string) => () => {
+      for (let i = 0; i < 10; i++) socket.receive(frame("1", "2", topic, "shout"))
+    }
+    report("a broadcast, for each of 1,000 members", await time(40, 10_000, shouts("plain:many")))
+    report("the same through handleOut", await time(40, 10_000, shouts("through:many")))
+    socket.receive(frame("1", "1", "plain:own 1", "phx_join", {}))
+    await settle()
+    report(
+      "a broadcast to 2 members, among 10,000 topics",
+      await time(60, 1000, () => {
+        const shout = frame("1", "2", "plain:own 1", "shout")
+        for (let i = 0; i < 1000; i++) socket.receive(shout)
+      })
+    )
+    let topics = 0
+    report(
+      "join and leave",
+      await time(60, 50, () => {
+        for (let i = 0; i < 50; i++) {
+          const topic = `plain:${topics++}`
+          socket.receive(frame("1", "1", topic, "phx_join", {}))
+          socket.receive(frame("1", "2", topic, "phx_leave", {}))
+        }
+      })
+    )
+    report(
+      "open and close a connection",
+      await time(60, 100, () => {
+        for (let i = 0; i < 100; i++) open().process.kill()
+      })
+    )
+  })
+}).pipe(
+  Effect.scoped,
+  Effect.provide(
+    Layer.mergeAll(PlainLive, TypedLive, ThroughLive, BenchSocketLive).pipe(Layer.provideMerge(PubSub.layer))
+  )
+)
+
+await Effect.runPromise(program)
+process.exit(0)

@@ -1,0 +1,107 @@
+/**
+ * A client that does not read: `npm run slow`. `--clients` are in one room, which is sent `--megabytes` (to each), in messages
+ * of `--kilobytes` (60 at most); then the same once more, with one client that stops reading. The server is that of bench/, with its
+ * defaults.
+ */
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { Connection } from "../bench/client/connection.ts"
+import { Histogram } from "../bench/client/histogram.ts"
+import { memoryOf } from "../bench/client/machine.ts"
+import { end, numbers, promise, say, until } from "./promises.ts"
+import { freePort } from "./redis.ts"
+
+const { clients, kilobytes, megabytes } = numbers({ clients: 200, kilobytes: 50, megabytes: 100 })
+const messages = Math.ceil(megabytes * 1000 / kilobytes)
+const filling = "x".repeat(kilobytes * 1000)
+
+/** What the server may grow by for the sake of one client, in MB. */
+const mostGrowth = 20
+
+class Listener {
+  readonly connection: Connection
+  joined = false
+  /** The number that has come last, and how often one was left out, doubled or too early. */
+  last = -1
+  wrong = 0
+  why: string | undefined
+
+  constructor(port: number, heard: () => void) {
+    this.connection = new Connection(
+      { port, path: "/socket/websocket?vsn=2.0.0", compress: false },
+      {
+        opened: () => this.connection.send(JSON.stringify(["1", "1", "bench:slow", "phx_join", {}])),
+        message: (text) => {
+          if (!this.joined) this.joined = text.includes("phx_reply")
+          else {
+            const n = Number(/"n":(\d+)/.exec(text.slice(0, 100))?.[1])
+            if (n !== this.last + 1) this.wrong++
+            this.last = n
+            heard()
+          }
+        },
+        closed: (why) => this.why = why
+      }
+    )
+  }
+}
+
+/** Has the room hear all messages, each when the one before has come to all who read; how that went. */
+const round = async (port: number, pid: number, withSlow: boolean) => {
+  let heard = 0
+  let sentAt = 0
+  const latency = new Histogram()
+  const hear = () => {
+    heard++
+    latency.add((performance.now() - sentAt) * 1000)
+  }
+  const listeners = Array.from({ length: clients }, () => new Listener(port, hear))
+  const all = await until(() => listeners.every(({ joined }) => joined), 60)
+  promise(`${clients} clients join`, all)
+  const slow = withSlow ? listeners[0] : undefined
+  slow?.connection.fallSilent()
+  const readers = listeners.filter((listener) => listener !== slow)
+  const sender = readers[0]
+  let peak = memoryOf(pid) ?? 0
+  for (let n = 0; n < messages; n++) {
+    heard = 0
+    sentAt = performance.now()
+    sender?.connection.send(JSON.stringify(["1", null, "bench:slow", "shout", { n, filling }]))
+    const patience = sentAt + 30_000
+    while (heard < readers.length && performance.now() < patience) await new Promise((turn) => setImmediate(turn))
+    peak = Math.max(peak, memoryOf(pid) ?? 0)
+  }
+  const heardAll = readers.every(({ last, why, wrong }) => last === messages - 1 && wrong === 0 && why === undefined)
+  for (const { connection } of listeners) connection.destroy("done")
+  return { heardAll, peak: peak / 1024, p99: latency.quantile(0.99) / 1000 }
+}
+
+const port = await freePort()
+const server = spawn(process.execPath, [
+  "--max-semi-space-size=16",
+  "--conditions=effect-channels-source",
+  "bench/server.ts"
+], { env: { ...process.env, PORT: String(port) }, stdio: ["ignore", "pipe", "inherit"] })
+const pid = server.pid ?? 0
+await once(server.stdout, "data")
+
+say(`${messages} messages of ${kilobytes} KB to ${clients} clients\n`)
+// For nothing: what is compiled and allocated in the first rounds is not what one client costs.
+for (let i = 0; i < 3; i++) await round(port, pid, false)
+const without = await round(port, pid, false)
+const withOne = await round(port, pid, true)
+const megabytesOf = ({ peak }: typeof without) => `${peak.toFixed(0)} MB`
+promise("all who read get every message once and in order", without.heardAll && withOne.heardAll)
+promise(
+  `the server grows by less than ${mostGrowth} MB for the one that does not`,
+  withOne.peak - without.peak < mostGrowth,
+  `${megabytesOf(without)} without, ${megabytesOf(withOne)} with it`
+)
+promise(
+  "the others wait no more than twice as long",
+  withOne.p99 <= 2 * without.p99,
+  `p99 ${without.p99.toFixed(1)} ms without, ${withOne.p99.toFixed(1)} ms with it`
+)
+server.kill("SIGTERM")
+promise("the server ends when it is told to", await until(() => server.exitCode !== null, 20))
+end()
