@@ -6,10 +6,10 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdirSync, writeFileSync } from "node:fs"
-import { createServer } from "node:net"
 import { availableParallelism, cpus } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
 import { parseArgs, promisify } from "node:util"
+import { freePort } from "../scripts/freePort.ts"
 import {
   applies,
   baseline,
@@ -95,16 +95,6 @@ const outputOf = async (child: ChildProcess, until?: string): Promise<string> =>
   return output
 }
 
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  if (address === null || typeof address === "string") throw new Error("there is no port")
-  return address.port
-}
-
 /** How long a server may take to end when it is told to. */
 const patience = 15_000
 
@@ -124,7 +114,7 @@ interface Pins {
 }
 
 const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
-  const port = await freePort()
+  const port = await freePort("127.0.0.1")
   const compress = cell.compress === true
   const running = start([...pins.server, process.execPath, ...nodeOptions, ...server.command], {
     PORT: String(port),

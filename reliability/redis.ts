@@ -1,21 +1,12 @@
 /** A Redis of our own, that can be away. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
-import { connect, createServer } from "node:net"
+import { connect } from "node:net"
 import { findEngine, redisServer } from "../scripts/engines.ts"
+import { freePort } from "../scripts/freePort.ts"
 import { until } from "./promises.ts"
 
 const host = "127.0.0.1"
-
-export const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, host)
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  if (address === null || typeof address === "string") throw new Error("there is no port")
-  return address.port
-}
 
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
@@ -39,7 +30,7 @@ export class Redis {
   /** Not started yet; undefined where there is no Redis on PATH. */
   static async find(): Promise<Redis | undefined> {
     const binary = findEngine(redisServer)
-    return binary === undefined ? undefined : new Redis(binary, await freePort())
+    return binary === undefined ? undefined : new Redis(binary, await freePort("127.0.0.1"))
   }
 
   async start(): Promise<void> {

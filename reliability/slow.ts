@@ -8,8 +8,8 @@ import { once } from "node:events"
 import { Connection } from "../bench/client/connection.ts"
 import { Histogram } from "../bench/client/histogram.ts"
 import { memoryOf } from "../bench/client/machine.ts"
+import { freePort } from "../scripts/freePort.ts"
 import { end, numbers, promise, say, until } from "./promises.ts"
-import { freePort } from "./redis.ts"
 
 const { clients, kilobytes, megabytes } = numbers({ clients: 200, kilobytes: 50, megabytes: 100 })
 const messages = Math.ceil(megabytes * 1000 / kilobytes)
@@ -76,7 +76,7 @@ const round = async (port: number, pid: number, withSlow: boolean) => {
   return { heardAll, peak: peak / 1024, p99: latency.quantile(0.99) / 1000 }
 }
 
-const port = await freePort()
+const port = await freePort("127.0.0.1")
 const server = spawn(process.execPath, [
   "--max-semi-space-size=16",
   "--conditions=effect-channels-source",

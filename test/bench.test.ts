@@ -9,18 +9,11 @@ import { Histogram } from "../bench/client/histogram.ts"
 import { defaults, type Options, parse, UsageError } from "../bench/client/options.ts"
 import { Payloads, Sequence } from "../bench/client/payload.ts"
 import { run } from "../bench/client/scenarios.ts"
+import { freePort } from "../scripts/freePort.ts"
 
 const portOf = (address: ReturnType<WebSocketServer["address"]>): number => {
   if (address === null || typeof address === "string") throw new Error("there is no port")
   return address.port
-}
-
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const port = portOf(server.address())
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 /** What is sent instead of the text that carries the nth message of a sender, to the second connection. */
@@ -198,7 +191,7 @@ it("has loads that the client understands in all cells", () => {
 })
 
 it.each(servers)("$name does all that is measured", async (server) => {
-  const port = await freePort()
+  const port = await freePort("127.0.0.1")
   const child = spawn(process.execPath, server.command, {
     env: { ...process.env, PORT: String(port), COMPRESS: "1" },
     stdio: ["ignore", "pipe", "inherit"]

@@ -4,9 +4,9 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { freePort } from "../../scripts/freePort.ts"
 import { Client } from "../client.ts"
 import { promise, until } from "../promises.ts"
-import { freePort } from "../redis.ts"
 
 const chat = fileURLToPath(new URL("../../examples/chat/main.ts", import.meta.url))
 const flags = ["--conditions=effect-channels-source", "--disable-warning=ExperimentalWarning"]
@@ -16,7 +16,7 @@ const blocks = 1000
 
 export const disk = async (): Promise<void> => {
   const folder = mkdtempSync(join(tmpdir(), "full-disk-"))
-  const port = await freePort()
+  const port = await freePort("127.0.0.1")
   const url = `http://localhost:${port}`
   const server = spawn("sh", ["-c", `ulimit -f ${blocks}; exec "$0" "$@"`, process.execPath, ...flags, chat], {
     env: { ...process.env, PORT: String(port), CHAT_DATABASE: join(folder, "chat.sqlite") },

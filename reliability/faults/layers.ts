@@ -3,8 +3,8 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { createServer } from "node:net"
 import { fileURLToPath } from "node:url"
+import { freePort } from "../../scripts/freePort.ts"
 import { promise } from "../promises.ts"
-import { freePort } from "../redis.ts"
 
 const chat = fileURLToPath(new URL("../../examples/chat/main.ts", import.meta.url))
 const flags = ["--conditions=effect-channels-source", "--disable-warning=ExperimentalWarning"]
@@ -25,7 +25,7 @@ export const layers = async (): Promise<void> => {
   await once(taken, "listening")
   const address = taken.address()
   const port = typeof address === "object" && address !== null ? String(address.port) : ""
-  const free = String(await freePort())
+  const free = String(await freePort("127.0.0.1"))
   const faults = [
     ["a port that is taken", { PORT: port }, "EADDRINUSE"],
     ["a port that is none", { PORT: "many" }, "PORT"],

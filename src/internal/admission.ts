@@ -74,8 +74,8 @@ export interface Admission {
   readonly checkOrigin: (request: Request) => Effect.Effect<boolean>
   /** The query with the path's variables; undefined where it is malformed. */
   readonly params: (request: Request, pathParams: PathParams) => Params | undefined
-  /** Why there is no room for a client; undefined if there is. The client is answered 503, and it is logged. */
-  readonly full: (request: Request) => "connections" | "address" | undefined
+  /** Whether there is no room for a client, which is counted and logged. The client is answered 503. */
+  readonly isFull: (request: Request) => boolean
   /** Who does the talking, in the version that the client asks for; undefined if nobody can, which is logged. */
   readonly negotiate: (params: Params) => Effect.Effect<Serializer.Serializer | undefined>
   /** Asks the application. */
@@ -243,15 +243,15 @@ export const make = (
         Effect.as(false)
       )
     },
-    full: (request) => {
+    isFull: (request) => {
       if (runtime.socketGroup.children.size >= maxConnections) {
         complain("connections", "a client was turned away: maxConnections is reached")
-        return "connections"
+        return true
       }
       const address = addressOf(request)
-      if (address === undefined || (runtime.addresses.get(address) ?? 0) < maxPerAddress) return undefined
+      if (address === undefined || (runtime.addresses.get(address) ?? 0) < maxPerAddress) return false
       complain("address", "a client was turned away: maxConnectionsPerAddress is reached")
-      return "address"
+      return true
     },
     params: (request, pathParams) => {
       const query = decodeQuery(splitAt(targetOf(request), "?")[1] ?? "")

@@ -66,12 +66,12 @@ const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): S
   throw frame.failure
 }
 
-/** `drop`, or after an `=` what a later event has to have in common with one to take its place. */
+/** `drop`, or as JSON of a list what a later event has to have in common with one to take its place. */
 const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Message.Broadcast): string | undefined => {
   const key = lossy?.get(event)
   if (typeof key !== "function") return key
   try {
-    return `=${JSON.stringify([topic, event, key(payload)])}`
+    return JSON.stringify([topic, event, key(payload)])
   } catch {
     // One that the application's function does not know is sent as any other: others must not be kept from being told.
     return undefined
@@ -255,7 +255,7 @@ export class ChannelServer extends Served {
     const { contract } = this.settings
     if (contract.lossy === undefined) return undefined
     const key = delivery === undefined ? lossyKey(contract, message) : delivery.memo(contract, message, lossyKey)
-    return key === undefined || key === "drop" ? key : { key: key.slice(1), sender: this.process }
+    return key === undefined || key === "drop" ? key : { key, sender: this.process }
   }
 
   // --- what user code is given --------------------------------------------------------------------------------------

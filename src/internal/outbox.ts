@@ -40,6 +40,9 @@ export type Lossy = "drop" | {
   readonly sender: { readonly alive: boolean }
 }
 
+/** A client for which more bytes than these wait is behind: it misses lossy frames. */
+export const behind = 65_536
+
 const headerSize = (length: number): number => length < 126 ? 2 : length < 65_536 ? 4 : 10
 
 /** Writes a whole WebSocket frame (RFC 6455, 5.2: final, not masked, not compressed) and returns where it ends. */

@@ -1,7 +1,7 @@
 import { Effect, Semaphore } from "effect"
 import type { Frame } from "../Serializer.ts"
 import type { TransportMeter } from "./meter.ts"
-import type { Lossy, SharedFrame } from "./outbox.ts"
+import { behind, type Lossy, type SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import type { Runtime, SocketServer, Transport } from "./socket.ts"
 import type { Timer, Timers } from "./timers.ts"
@@ -31,9 +31,6 @@ export interface Limits {
 }
 
 const accepted: Published = 200
-
-/** A client for which more bytes than these wait is behind: it misses lossy frames. */
-const behind = 65_536
 
 /** How many posts are kept while they wait for the ones before; more are answered 408. */
 const maxPosts = 8

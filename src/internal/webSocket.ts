@@ -3,7 +3,7 @@ import { WebSocket } from "ws"
 import type { Frame } from "../Serializer.ts"
 import { shutdown } from "./exitReason.ts"
 import type { TransportMeter } from "./meter.ts"
-import { type Lossy, Outbox, type SharedFrame } from "./outbox.ts"
+import { behind, type Lossy, Outbox, type SharedFrame } from "./outbox.ts"
 import type { System } from "./process.ts"
 import type { SocketServer, Transport } from "./socket.ts"
 import type { Timer } from "./timers.ts"
@@ -57,9 +57,6 @@ export interface Port {
   /** Said where a client was closed for that. */
   readonly onSlow: () => void
 }
-
-/** A client for which more bytes than these wait is behind: it misses lossy frames. */
-const behind = 65_536
 
 /** How much of that is kept for a client to catch up: the latest of so many keys, with so many characters. */
 const maxHeld = { keys: 1000, length: 1_000_000 }

@@ -121,7 +121,7 @@ export const make = (
         )
         return refuse(403)
       }
-      if (admission.full(request) !== undefined) return busy
+      if (admission.isFull(request)) return busy
       const serializer = yield* admission.negotiate(params)
       if (serializer === undefined) return refuse(403)
       const shown = withoutToken(request, protocol)
@@ -133,7 +133,7 @@ export const make = (
       const problem = problemOf(incoming.headers)
       if (problem !== undefined) return HttpServerResponse.text(problem, { status: 400 })
       // Others may have come while it was asked.
-      if (admission.full(request) !== undefined) return busy
+      if (admission.isFull(request)) return busy
       // The drain may be over already, and the HTTP server would wait for this connection.
       if (shutdown.begun) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.

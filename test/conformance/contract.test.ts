@@ -6,9 +6,10 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { connect } from "node:net"
 import { afterAll, beforeAll } from "vitest"
+import { freePort } from "../../scripts/freePort.ts"
 import { binary, Client, ok } from "./client.ts"
 import { http } from "./players.ts"
-import { freePort, Server } from "./start.ts"
+import { Server } from "./start.ts"
 
 let server: Server
 
@@ -890,7 +891,7 @@ describe("SIGTERM", () => {
 
   it.live("does the same to `npm run conformance`", () =>
     Effect.promise(async () => {
-      const port = await freePort()
+      const port = await freePort("127.0.0.1")
       const child = spawn("npm", ["run", "--silent", "conformance"], {
         env: { ...process.env, PORT: String(port) },
         stdio: ["ignore", "pipe", "ignore"],

@@ -1,18 +1,7 @@
 /** The server of `npm run conformance`, in a process of its own. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
-import { createServer } from "node:net"
-
-/** A port that nobody listens on now. */
-export const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  if (address === null || typeof address === "string") throw new Error("no port")
-  return address.port
-}
+import { freePort } from "../../scripts/freePort.ts"
 
 /** What the process has written, and how it ended. */
 interface Running {
@@ -35,7 +24,7 @@ export class Server {
   /** Starts one that listens on a port of its own. */
   static async start(env: Readonly<Record<string, string>> = {}): Promise<Server> {
     for (let attempt = 1;; attempt++) {
-      const port = await freePort()
+      const port = await freePort("127.0.0.1")
       try {
         return new Server(port, env, await run(port, env))
       } catch (error) {

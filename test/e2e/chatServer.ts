@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
 import { readFileSync } from "node:fs"
-import { createServer } from "node:net"
 import { fileURLToPath } from "node:url"
+import { freePort } from "../../scripts/freePort.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 
@@ -12,17 +12,6 @@ export const argumentsOf = (script: "start" | "example:cluster"): ReadonlyArray<
   const [program, ...args] = scripts[script]?.split("&&").at(-1)?.trim().split(" ") ?? []
   if (program !== "node") throw new Error(`npm run ${script} no longer ends in a node command: ${scripts[script]}`)
   return args
-}
-
-/** A port that nobody listens on now. */
-export const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0)
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  if (address === null || typeof address === "string") throw new Error("no port")
-  return address.port
 }
 
 /** A Node program that serves HTTP, in a process of its own, with everything it has written. */

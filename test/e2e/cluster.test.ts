@@ -1,9 +1,10 @@
 import { connect } from "node:net"
 import type { Browser } from "playwright-core"
 import { afterAll, beforeAll, describe, expect, it, onTestFailed, onTestFinished } from "vitest"
+import { freePort } from "../../scripts/freePort.ts"
 import { Engine, isMissing, nats, redis } from "../support/engine.ts"
 import { chromiumMissing, chromiumPath, launchChromium } from "./browser.ts"
-import { argumentsOf, freePort, ServerProcess } from "./chatServer.ts"
+import { argumentsOf, ServerProcess } from "./chatServer.ts"
 import { eventually, Person } from "./person.ts"
 
 if (chromiumPath === undefined && process.env["CI"] === "true") throw new Error(chromiumMissing)

@@ -4,11 +4,12 @@ import { Effect } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdtempSync, rmSync } from "node:fs"
-import { connect, createServer } from "node:net"
+import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createClient } from "redis"
 import { type Engine as Program, findEngine, natsServer, redisServer } from "../../scripts/engines.ts"
+import { freePort } from "../../scripts/freePort.ts"
 
 export interface Kind {
   readonly name: string
@@ -64,15 +65,6 @@ export const nats: Kind = {
 /** Whether to leave its tests out; under CI they run, and fail. */
 export const isMissing = (kind: Kind): boolean => findEngine(kind.program) === undefined && process.env["CI"] !== "true"
 
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  return typeof address === "object" && address !== null ? address.port : assert.fail("no port")
-}
-
 /** Whether somebody listens. */
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
@@ -103,7 +95,7 @@ export class Engine {
 
   /** One that is not running yet. */
   static async reserve(kind: Kind, more: ReadonlyArray<string> = []): Promise<Engine> {
-    return new Engine(kind, { port: await freePort(), monitor: await freePort() }, more)
+    return new Engine(kind, { port: await freePort("127.0.0.1"), monitor: await freePort("127.0.0.1") }, more)
   }
 
   static async start(kind: Kind, more: ReadonlyArray<string> = []): Promise<Engine> {
