@@ -12,6 +12,7 @@ import type { Socket as NetSocket } from "node:net"
 import { type Server, type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
 import { endListeners, forgetRequest, headOf } from "../internal/httpServer.ts"
+import { deflateOptions, inflateAtOnce } from "../internal/inflate.ts"
 import type { System } from "../internal/process.ts"
 import * as Shutdown from "../internal/shutdown.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
@@ -188,7 +189,7 @@ const serverOptions = (
   clientTracking: false,
   closeTimeout,
   maxPayload: maxFrameSize ?? defaults.maxFrameSize,
-  perMessageDeflate: compress,
+  perMessageDeflate: compress ? deflateOptions : false,
   WebSocket: Connection
 })
 
@@ -205,6 +206,7 @@ const upgrade = (
   wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
     // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
     ws.on("error", ignore)
+    inflateAtOnce(ws)
     connection = ws
   })
   const own = endListeners(socket).filter((listener) => !before.includes(listener))

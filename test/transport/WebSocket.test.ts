@@ -358,6 +358,28 @@ describe("the handshake", () => {
     [mount, { path: "/packed", websocket: { compress: true } }]
   )
 
+  over("inflates small, large and fragmented messages in the order in which they were sent", async (server) => {
+    const client = new Client(url(server, "vsn=2.0.0"), { perMessageDeflate: { threshold: 0 } })
+    const [[{ headers }]] = await Promise.all([once(client.ws, "upgrade"), once(client.ws, "open")])
+    // So that each message can be inflated by itself.
+    assert.include(headers["sec-websocket-extensions"], "client_no_context_takeover")
+    await client.join()
+    const sizes = [0, 10, 100_000, 500, 1000, 30_000, 1, 2000, 20_000, 3]
+    const events = Array.from({ length: 100 }, (_, n) => {
+      const text = `${n} `.repeat(sizes[n % sizes.length] ?? 0)
+      return {
+        frame: JSON.stringify(["1", String(n), "room:1", "echo", { text }]),
+        reply: ok("1", String(n), "room:1", { text })
+      }
+    })
+    for (const [n, { frame }] of events.entries()) {
+      const cut = n % 3 === 0 ? frame.length : n % 7
+      if (cut < frame.length) client.ws.send(frame.slice(0, cut), { fin: false })
+      client.ws.send(frame.slice(cut === frame.length ? 0 : cut))
+    }
+    for (const { reply } of events) assert.deepStrictEqual(await client.next(), reply)
+  }, [{ path: "/socket", websocket: { compress: true } }])
+
   over("chooses no subprotocol that nobody asked the server to speak", async (server) => {
     const ws = new WebSocket(url(server), ["a", "b"])
     const [error] = await once(ws, "error")
