@@ -182,7 +182,7 @@ export const summary = (runs: ReadonlyArray<Run>, cell: Cell, figure: Figure, se
   return { median: median(values), marks: applying.filter((mark) => mark !== false).join("") }
 }
 
-const median = (values: ReadonlyArray<number>): number => {
+export const median = (values: ReadonlyArray<number>): number => {
   const sorted = values.toSorted((a, b) => a - b)
   const middle = sorted.length >> 1
   const [low = 0, high = 0] = [sorted[sorted.length % 2 === 0 ? middle - 1 : middle], sorted[middle]]

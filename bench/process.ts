@@ -5,6 +5,7 @@
 import { Context, Effect, Fiber, Layer, Queue, Scope } from "effect"
 import { spawnSync } from "node:child_process"
 import * as Process from "../src/Process.ts"
+import { median } from "./cells.ts"
 
 const count = 50_000
 const rounds = 25
@@ -38,8 +39,6 @@ const exchange = (messages: number, send: () => void) =>
     done = resolve
     send()
   })
-
-const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN
 
 /** Microseconds of CPU per message. */
 const timed = async (messages: number, times: number, send: () => void): Promise<number> => {
