@@ -4,7 +4,7 @@
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
 import { Cause, Context, type Duration, Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter, HttpServerResponse } from "effect/http"
+import { HttpMiddleware, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import type { Server } from "node:http"
 import type * as Admission from "./internal/admission.ts"
 import { prepare } from "./internal/httpServer.ts"
@@ -108,18 +108,29 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
         transportLog: own.transportLog ?? options.transportLog
       })
       const add = (path: `/${string}`, handler: Admission.Route) =>
-        router.add("*", HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput, (request) =>
-          // The HTTP log line would come when the connection is closed.
-          HttpMiddleware.withLoggerDisabled(Effect.flatMap(HttpRouter.params, (params) => handler(request, params)))
-            .pipe(
-              Effect.tapCause((cause) =>
-                Cause.hasDies(cause)
-                  ? Effect.logError("request to a socket crashed", cause).pipe(
-                    Effect.annotateLogs({ socket: socket.name })
-                  )
-                  : Effect.void
-              )
-            ))
+        router.add(
+          "*",
+          HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput,
+          // One Effect for all requests.
+          Effect.contextWith((
+            context: Context.Context<HttpServerRequest.HttpServerRequest | HttpRouter.RouteContext>
+          ) =>
+            handler(
+              Context.get(context, HttpServerRequest.HttpServerRequest),
+              Context.get(context, HttpRouter.RouteContext).params
+            )
+          ).pipe(
+            // The HTTP log line would come when the connection is closed.
+            HttpMiddleware.withLoggerDisabled,
+            Effect.tapCause((cause) =>
+              Cause.hasDies(cause)
+                ? Effect.logError("request to a socket crashed", cause).pipe(
+                  Effect.annotateLogs({ socket: socket.name })
+                )
+                : Effect.void
+            )
+          )
+        )
       if (websocket !== false) {
         const settings = withShared<WebSocketOptions>(websocket === true ? {} : websocket)
         const handler = yield* WebSocket.make(acceptor, { authToken, host }, settings)

@@ -6,7 +6,7 @@
  *
  * The model is Phoenix.Socket (https://hexdocs.pm/phoenix/Phoenix.Socket.html).
  */
-import { Context, Data, Effect, Formatter, Layer, type LogLevel, type Scope } from "effect"
+import { Context, Data, Effect, Exit, Formatter, Layer, type LogLevel, type Scope } from "effect"
 import type * as Channel from "./Channel.ts"
 import { drainAll, type Options as DrainOptions } from "./internal/drain.ts"
 import { erase } from "./internal/erase.ts"
@@ -219,8 +219,11 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
     Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
-        Effect.map(build, (connect): Connect<never> => (info) =>
-          Effect.provideContext(Effect.scoped(connect(info)), context))
+        Effect.map(build, (connect): Connect<never> => (info) => {
+          const decision = connect(info)
+          // One that is there already needs nothing, and giving it a Context would copy that for every client.
+          return Exit.isExit(decision) ? decision : Effect.provideContext(Effect.scoped(decision), context)
+        })
       )
     )
   return {
