@@ -1,4 +1,5 @@
 /** What is measured, and on which servers. */
+import type { Compression } from "./client/connection.ts"
 import { rounded } from "./client/load.ts"
 import type { Name } from "./client/protocol.ts"
 import type { Result } from "./client/scenarios.ts"
@@ -44,8 +45,8 @@ export interface Cell {
   readonly name: string
   /** Options of the load client. */
   readonly load: string
-  /** The server and the client have permessage-deflate on. */
-  readonly compress?: boolean
+  /** The server compresses, and so does the client: `offered` if it only reads what is compressed. */
+  readonly compress?: Compression
   readonly figures: ReadonlyArray<Figure>
 }
 
@@ -64,12 +65,18 @@ export const cells: ReadonlyArray<Cell> = [
   {
     name: "echo-100",
     load: "echo --connections 100 --window 10 --warmup 3",
-    figures: [rate("echo, 100 connections, 10 in flight", "round trips", true)]
+    figures: [
+      rate("echo, 100 connections, 10 in flight", "round trips", true),
+      less("the same: CPU of the server for each", "us", "server_cpu_us")
+    ]
   },
   {
     name: "echo-1000",
     load: "echo --connections 1000 --warmup 3",
-    figures: [rate("echo, 1,000 connections, 1 in flight", "round trips", true)]
+    figures: [
+      rate("echo, 1,000 connections, 1 in flight", "round trips", true),
+      less("the same: CPU of the server for each", "us", "server_cpu_us")
+    ]
   },
   {
     name: "echo-1",
@@ -126,15 +133,21 @@ export const cells: ReadonlyArray<Cell> = [
     figures: [less("500 join one presence topic one by one: all have seen all", "s", "seconds_to_all")]
   },
   {
+    name: "echo-offered",
+    load: "echo --connections 100 --window 10 --warmup 3",
+    compress: "offered",
+    figures: [rate("echo, 100 connections, 10 in flight, compression offered", "round trips")]
+  },
+  {
     name: "echo-compress",
     load: "echo --connections 100 --window 10 --warmup 3",
-    compress: true,
+    compress: "all",
     figures: [rate("echo, 100 connections, 10 in flight, compressed", "round trips")]
   },
   {
     name: "connect-compress",
     load: "connect --connections 10000 --hold 15",
-    compress: true,
+    compress: "all",
     figures: [
       rate("connect and join, 10,000, compressed", "connections"),
       less(`${memory}, compressed`, "KB", "kb_per_connection")

@@ -115,10 +115,10 @@ interface Pins {
 
 const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
   const port = await freePort("127.0.0.1")
-  const compress = cell.compress === true
+  const { compress = "none" } = cell
   const running = start([...pins.server, process.execPath, ...nodeOptions, ...server.command], {
     PORT: String(port),
-    COMPRESS: compress ? "1" : "0"
+    COMPRESS: compress === "none" ? "0" : "1"
   })
   const ended = once(running, "close")
   try {
@@ -126,7 +126,7 @@ const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): 
     // What it does at first is not what it costs.
     await sleep(1000)
     const options = `${cell.load} --protocol ${server.protocol} --port ${port} --pid ${running.pid}`
-    const args = [options, compress ? "--compress" : "", short ? quick : ""].join(" ").trim().split(/ +/)
+    const args = [options, `--compress ${compress}`, short ? quick : ""].join(" ").trim().split(/ +/)
     const output = await outputOf(start([...pins.client, process.execPath, "bench/client.ts", ...args], {}))
     if (output === "") throw new Error(`the load client has measured nothing of ${server.name} in ${cell.name}`)
     return JSON.parse(output)

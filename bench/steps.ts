@@ -4,6 +4,7 @@
  */
 import { Context, Effect, Layer, Result, Schema } from "effect"
 import { Channel, Message, PubSub, Serializer, Socket } from "effect-channels"
+import { median } from "./cells.ts"
 
 const payload = { c: 12, s: 345, t: 1234567890123, z: "xxxxxxxxxxxxxxxx" }
 const Payload = Schema.Struct({ c: Schema.Finite, s: Schema.Finite, t: Schema.Finite, z: Schema.String })
@@ -43,9 +44,6 @@ const BenchSocket = Socket.make("bench", {
   maxMessageRate: false
 })
 const BenchSocketLive = BenchSocket.layer(() => Effect.succeed(Socket.accept()))
-
-const median = (values: ReadonlyArray<number>): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
 
 let sent = 0
 
@@ -110,7 +108,11 @@ const program = Effect.gen(function*() {
     }
     members("plain:many", 1000)
     members("through:many", 1000)
-    for (let i = 0; i < 10_000; i++) open().receive(frame("1", "1", `plain:own ${i}`, "phx_join", {}))
+    const owners = Array.from({ length: 10_000 }, (_, i) => {
+      const owner = open()
+      owner.receive(frame("1", "1", `plain:own ${i}`, "phx_join", {}))
+      return { owner, shout: frame("1", "2", `plain:own ${i}`, "shout") }
+    })
     for (const topic of ["plain:many", "through:many"]) socket.receive(frame("1", "1", topic, "phx_join", {}))
     await settle()
     const shouts = (topic: string) => () => {
@@ -118,15 +120,17 @@ const program = Effect.gen(function*() {
     }
     report("a broadcast, for each of 1,000 members", await time(40, 10_000, shouts("plain:many")))
     report("the same through handleOut", await time(40, 10_000, shouts("through:many")))
-    socket.receive(frame("1", "1", "plain:own 1", "phx_join", {}))
-    await settle()
-    report(
-      "a broadcast to 2 members, among 10,000 topics",
-      await time(60, 1000, () => {
-        const shout = frame("1", "2", "plain:own 1", "shout")
-        for (let i = 0; i < 1000; i++) socket.receive(shout)
-      })
-    )
+    const inTurn = (topics: number) => {
+      let next = 0
+      return () => {
+        for (let i = 0; i < 1000; i++) {
+          const turn = owners[next++ % topics]
+          turn?.owner.receive(turn.shout)
+        }
+      }
+    }
+    report("a broadcast to one member, in turn to 10 topics", await time(60, 1000, inTurn(10)))
+    report("a broadcast to one member, in turn to 10,000 topics", await time(60, 1000, inTurn(10_000)))
     let topics = 0
     report(
       "join and leave",

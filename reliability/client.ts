@@ -105,7 +105,7 @@ export class Client {
   private connect(): void {
     const port = this.portOf()
     if (port === undefined) return this.again()
-    this.connection = new Connection({ port, path: this.path, compress: false }, {
+    this.connection = new Connection({ port, path: this.path, compress: "none" }, {
       opened: () => this.opened(),
       message: (text) => this.message(text),
       closed: (why) => this.closed(why)

@@ -29,7 +29,7 @@ class Listener {
 
   constructor(port: number, heard: () => void) {
     this.connection = new Connection(
-      { port, path: "/socket/websocket?vsn=2.0.0", compress: false },
+      { port, path: "/socket/websocket?vsn=2.0.0", compress: "none" },
       {
         opened: () => this.connection.send(JSON.stringify(["1", "1", "bench:slow", "phx_join", {}])),
         message: (text) => {

@@ -3,10 +3,14 @@ import { createHash, randomBytes } from "node:crypto"
 import { connect, type Socket } from "node:net"
 import * as Frame from "./frame.ts"
 
+/** Whether to offer compression, and to compress all that is sent, as browsers do. */
+export const compressions = ["none", "offered", "all"] as const
+export type Compression = typeof compressions[number]
+
 export interface Target {
   readonly port: number
   readonly path: string
-  readonly compress: boolean
+  readonly compress: Compression
 }
 
 export interface Handler {
@@ -30,7 +34,7 @@ const upgrade = ({ compress, path, port }: Target) =>
     "Sec-WebSocket-Version: 13",
     `Sec-WebSocket-Key: ${key}`,
     // What the server compresses has to be read without remembering what came before it.
-    ...(compress ? ["Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"] : []),
+    ...(compress !== "none" ? ["Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"] : []),
     "\r\n"
   ].join("\r\n")
 
@@ -139,8 +143,9 @@ export class Connection {
       headers.find((line) => line.toLowerCase().startsWith(`${name}:`))?.slice(name.length + 1).trim()
     if (!status.startsWith("HTTP/1.1 101 ")) throw new Error(`the server answers ${status}`)
     if (header("sec-websocket-accept") !== accept) throw new Error("the server answers a key that was not sent")
-    this.compress = header("sec-websocket-extensions")?.startsWith("permessage-deflate") === true
-    if (this.compress !== this.target.compress) throw new Error("the server does not compress")
+    const accepted = header("sec-websocket-extensions")?.startsWith("permessage-deflate") === true
+    if (accepted !== (this.target.compress !== "none")) throw new Error("the server does not compress")
+    this.compress = this.target.compress === "all"
     this.handler.opened()
     if (head.length > end + 4) this.reader.read(Buffer.from(head.slice(end + 4), "latin1"))
   }

@@ -1,5 +1,6 @@
 /** What the load client is told on its command line. */
 import { parseArgs } from "node:util"
+import { type Compression, compressions } from "./connection.ts"
 import { maxText } from "./frame.ts"
 import { maxOpenFiles } from "./machine.ts"
 import { minBytes } from "./payload.ts"
@@ -48,8 +49,7 @@ export interface Options extends Quantities {
   readonly pid: number | undefined
   /** fanout: after each broadcast it is the next connection's turn. */
   readonly rotate: boolean
-  /** Offers compression, and has the server inflate every message. */
-  readonly compress: boolean
+  readonly compress: Compression
 }
 
 const quantitiesFrom = (valueOf: (name: string, quantity: Quantity) => number) =>
@@ -62,7 +62,7 @@ export const defaults: Omit<Options, "scenario" | "port"> = {
   protocol: "phoenix",
   pid: undefined,
   rotate: false,
-  compress: false
+  compress: "none"
 }
 
 /** Says what is wrong with the options. */
@@ -74,7 +74,10 @@ export const usage = [
   `client.ts ${scenarios.join("|")} --port PORT [options]      prints a line of JSON`,
   line("protocol", `${names.join(" or ")}; default ${defaults.protocol}`),
   line("pid", "the server's process, for its CPU and memory"),
-  line("compress", "offer permessage-deflate, and compress what is sent"),
+  line(
+    "compress",
+    `${compressions.join(", ")}: whether permessage-deflate is offered, and all that is sent compressed`
+  ),
   line("rotate", "fanout: after each broadcast it is the next connection's turn"),
   ...Object.entries(quantities).map(([name, { preset, what }]) => line(name, `${what}; default ${preset}`))
 ].join("\n")
@@ -101,7 +104,7 @@ export const parse = (args: ReadonlyArray<string>): Options => {
         port: text,
         pid: text,
         rotate: flag,
-        compress: flag,
+        compress: { ...text, default: defaults.compress },
         ...Object.fromEntries(Object.keys(quantities).map((name) => [name, text] as const))
       }
     })
@@ -122,7 +125,7 @@ export const parse = (args: ReadonlyArray<string>): Options => {
     port: number("port", { ...identifier, max: 65_535 }),
     pid: number("pid", identifier) || undefined,
     rotate: values.rotate,
-    compress: values.compress
+    compress: oneOf("--compress", compressions, values.compress)
   }
   if (positionals.length > 1) throw new UsageError(`one scenario at a time, not also ${positionals[1]}`)
   checkTogether(options)
