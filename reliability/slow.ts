@@ -19,6 +19,8 @@ const filling = "x".repeat(kilobytes * 1000)
 /** What the server may grow by for the sake of one client, in MB. */
 const mostGrowth = 20
 
+const heartbeat = JSON.stringify([null, "beat", "phoenix", "heartbeat", {}])
+
 class Listener {
   readonly connection: Connection
   joined = false
@@ -33,6 +35,7 @@ class Listener {
       {
         opened: () => this.connection.send(JSON.stringify(["1", "1", "bench:slow", "phx_join", {}])),
         message: (text) => {
+          if (text.startsWith("[null,\"beat\"")) return
           if (!this.joined) this.joined = text.includes("phx_reply")
           else {
             const n = Number(/"n":(\d+)/.exec(text.slice(0, 100))?.[1])
@@ -66,7 +69,12 @@ const round = async (port: number, pid: number, clients: number, messages: numbe
   const readers = listeners.filter((listener) => listener !== slow)
   const sender = readers[0]
   let peak = memoryOf(pid) ?? 0
+  let beat = performance.now()
   for (let n = 0; n < messages; n++) {
+    if (performance.now() - beat > 20_000) {
+      beat = performance.now()
+      for (const { connection } of readers) connection.send(heartbeat)
+    }
     heard = 0
     sentAt = performance.now()
     sender?.connection.send(JSON.stringify(["1", null, "bench:slow", "shout", { n, filling }]))
