@@ -1,4 +1,4 @@
-import { ConfigProvider, Duration, Result } from "effect"
+import { Config, ConfigProvider, Duration, Effect, Result } from "effect"
 
 /** What all adapters can be told. */
 export interface ClusterOptions {
@@ -41,6 +41,16 @@ export interface Settings {
 
 /** A mistake in the options, as the configuration reports it. */
 export const mistake = (message: string) => Result.fail(new ConfigProvider.SourceError({ message }))
+
+/** Options from the configuration, in which a mistake is one of the configuration. */
+export const configured = <Options, Resolved>(
+  config: Config.Wrap<Options>,
+  resolve: (options: Options) => Result.Result<Resolved, ConfigProvider.SourceError>
+): Effect.Effect<Resolved, Config.ConfigError> =>
+  Effect.flatMap(
+    Config.unwrap(config),
+    (options) => Effect.mapError(Effect.fromResult(resolve(options)), (error) => new Config.ConfigError(error))
+  )
 
 export const settingsOf = (options: ClusterOptions): Result.Result<Settings, ConfigProvider.SourceError> => {
   const settings = {

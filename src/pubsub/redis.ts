@@ -30,7 +30,7 @@ import {
   type RespVersions
 } from "redis"
 import * as Cluster from "../internal/cluster.ts"
-import { type ClusterOptions, mistake, type Settings, settingsOf } from "../internal/clusterOptions.ts"
+import { type ClusterOptions, configured, mistake, type Settings, settingsOf } from "../internal/clusterOptions.ts"
 import type * as Process from "../Process.ts"
 import * as PubSub from "../PubSub.ts"
 
@@ -103,16 +103,7 @@ export const layer = (options: Options = {}): Layer.Layer<PubSub.PubSub | Proces
 export const layerConfig = (
   config: Config.Wrap<Options>
 ): Layer.Layer<PubSub.PubSub | Process.System, Config.ConfigError> =>
-  PubSub.layerAdapter((deliver) =>
-    Effect.gen(function*() {
-      const options = yield* Config.unwrap(config)
-      const resolved = yield* Effect.mapError(
-        Effect.fromResult(resolve(options)),
-        (error) => new Config.ConfigError(error)
-      )
-      return yield* make(resolved, deliver)
-    })
-  )
+  PubSub.layerAdapter((deliver) => Effect.flatMap(configured(config, resolve), (resolved) => make(resolved, deliver)))
 
 interface Resolved {
   readonly settings: Settings
