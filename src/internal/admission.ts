@@ -192,24 +192,24 @@ export const make = (
   const infoOf = (
     request: Request,
     params: Params,
-    authToken: string | undefined
-  ): Effect.Effect<Socket.ConnectInfo> =>
-    Effect.map(sessionOf(request, params), (session) => ({
-      params,
-      transport,
-      headers: request.headers,
-      userAgent: request.headers["user-agent"],
-      // Few ask for these two, which take the most time.
-      get uri() {
-        return uriOf(request)
-      },
-      get peerData() {
-        return peerDataOf(request)
-      },
-      session,
-      authToken,
-      custom: options.connectInfo ?? {}
-    }))
+    authToken: string | undefined,
+    session: unknown
+  ): Socket.ConnectInfo => ({
+    params,
+    transport,
+    headers: request.headers,
+    userAgent: request.headers["user-agent"],
+    // Few ask for these two, which take the most time.
+    get uri() {
+      return uriOf(request)
+    },
+    get peerData() {
+      return peerDataOf(request)
+    },
+    session,
+    authToken,
+    custom: options.connectInfo ?? {}
+  })
 
   const decide = (
     request: Request,
@@ -217,8 +217,13 @@ export const make = (
     authToken: string | undefined
   ): Effect.Effect<Client, Socket.Refused> => {
     const address = addressOf(request)
-    const asked = Effect.flatMap(infoOf(request, params, authToken), acceptor.connect)
-    const accepted = address === undefined ? asked : Effect.map(asked, (client): Client => ({ ...client, address }))
+    const asked = Effect.flatMapEager(
+      sessionOf(request, params),
+      (session) => acceptor.connect(infoOf(request, params, authToken, session))
+    )
+    const accepted = address === undefined
+      ? asked
+      : Effect.mapEager(asked, (client): Client => ({ ...client, address }))
     if (!runtime.tracing) return accepted
     return inSpan(
       "channels.connect",
@@ -278,7 +283,7 @@ export const make = (
             fiber.interruptUnsafe()
           })
           : undefined
-        return Effect.onExit(decide(request, params, authToken), (exit) => {
+        return Effect.onExit(Effect.suspend(() => decide(request, params, authToken)), (exit) => {
           if (timer !== undefined) timers.cancel(timer)
           const nanos = runtime.system.nanos - start
           meter.connectDuration.observe(nanos / 1e6)
