@@ -5,10 +5,11 @@
  * Settings, from the environment: `PORT` (4000) and `COMPRESS` (1 to offer permessage-deflate).
  */
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Cause, Config, Console, Context, Effect, Exit, Layer, References, type Runtime } from "effect"
+import { Config, Console, Context, Effect, Layer, References } from "effect"
 import { Channel, Endpoint, Presence, PubSub, Socket } from "effect-channels"
 import { HttpRouter, HttpServer } from "effect/http"
 import { createServer } from "node:http"
+import { teardown } from "../scripts/teardown.ts"
 
 class User extends Context.Service<User, { readonly name: string }>()("bench/User") {}
 
@@ -64,9 +65,5 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))
   )
 }))
-
-/** To be told to stop is the one way in which a server ends well. */
-const teardown: Runtime.Teardown = (exit, onExit) =>
-  onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
 
 NodeRuntime.runMain(Layer.launch(Main), { teardown })

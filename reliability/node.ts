@@ -5,11 +5,12 @@
  * `BATCH_INTERVAL` of the drainer, and `READY_DELAY`: how long before the drain the node says that it is not ready.
  */
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Cause, Config, Effect, Exit, Layer, type Runtime } from "effect"
+import { Config, Effect, Layer } from "effect"
 import { Endpoint, PubSub } from "effect-channels"
 import * as Redis from "effect-channels/pubsub/redis"
 import { HttpRouter, HttpServer } from "effect/http"
 import { createServer } from "node:http"
+import { teardown } from "../scripts/teardown.ts"
 import { Admin, CountFibers } from "./admin.ts"
 import { Channels, mount, Online } from "./app.ts"
 
@@ -40,10 +41,6 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide(CountFibers)
   )
 }))
-
-/** To be told to stop is the one way in which a server ends well. */
-const teardown: Runtime.Teardown = (exit, onExit) =>
-  onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
 
 process.once("disconnect", () => process.exit(1))
 

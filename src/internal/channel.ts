@@ -66,8 +66,11 @@ const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): S
   throw frame.failure
 }
 
+/** A message to a client, of one channel or to all of a topic. */
+type Named = Pick<Message.Broadcast, "event" | "payload" | "topic">
+
 /** `drop`, or as JSON of a list what a later event has to have in common with one to take its place. */
-const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Message.Broadcast): string | undefined => {
+const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Named): string | undefined => {
   const key = lossy?.get(event)
   if (typeof key !== "function") return key
   try {
@@ -251,7 +254,7 @@ export class ChannelServer extends Served {
   }
 
   /** How an event may get lost for a client that is behind; undefined for most, which must not. */
-  private lossy(message: Message.Broadcast, delivery: PubSub.Delivery | undefined): Lossy | undefined {
+  private lossy(message: Named, delivery?: PubSub.Delivery): Lossy | undefined {
     const { contract } = this.settings
     if (contract.lossy === undefined) return undefined
     const key = delivery === undefined ? lossyKey(contract, message) : delivery.memo(contract, message, lossyKey)
@@ -267,7 +270,7 @@ export class ChannelServer extends Served {
       const encoded = encodeOutgoing(this.settings.contract, event, payload)
       const message = Message.message(this.ownRef, null, this.topic, event, encoded)
       const frame = Result.getOrThrow(this.connection.serializer.encode(message))
-      this.connection.send(frame, undefined, this.lossy(Message.broadcast(this.topic, event, encoded), undefined))
+      this.connection.send(frame, undefined, this.lossy(message))
     })
   }
 

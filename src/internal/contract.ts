@@ -67,16 +67,15 @@ export const compile = (schemas: Schemas): Compiled => {
   for (const event of Object.keys(schemas.outgoing ?? {})) {
     if (reserved.has(event)) throw new RangeError(`${event} is an event of the protocol, no channel can send it`)
   }
-  for (const event of schemas.intercept ?? []) {
-    if (schemas.outgoing !== undefined && !Object.hasOwn(schemas.outgoing, event)) {
-      throw new RangeError(`the intercepted event ${event} is not among the outgoing ones`)
+  const assertOutgoing = (what: string, events: ReadonlyArray<string>) => {
+    for (const event of events) {
+      if (schemas.outgoing !== undefined && !Object.hasOwn(schemas.outgoing, event)) {
+        throw new RangeError(`the ${what} event ${event} is not among the outgoing ones`)
+      }
     }
   }
-  for (const event of Object.keys(schemas.lossy ?? {})) {
-    if (schemas.outgoing !== undefined && !Object.hasOwn(schemas.outgoing, event)) {
-      throw new RangeError(`the lossy event ${event} is not among the outgoing ones`)
-    }
-  }
+  assertOutgoing("intercepted", schemas.intercept ?? [])
+  assertOutgoing("lossy", Object.keys(schemas.lossy ?? {}))
   return {
     join: schemas.join && compileEvent(schemas.join),
     incoming: mapValues(schemas.incoming, compileEvent),

@@ -124,7 +124,7 @@ export const make = (
     })
 
     const connect = Effect.fnUntraced(function*(request: Request, params: Params) {
-      if (admission.isFull(request)) return empty(503, { "retry-after": "1" })
+      if (admission.isFull(request)) return busy
       const serializer = yield* admission.negotiate(params)
       if (serializer === undefined) return json({ status: 403 })
       const secret = authToken ? request.headers[authTokenHeader] : undefined
@@ -133,7 +133,7 @@ export const make = (
       )
       if (Result.isFailure(connected)) return json({ status: 403 })
       if (shutdown.begun) return empty(503)
-      if (admission.isFull(request)) return empty(503, { "retry-after": "1" })
+      if (admission.isFull(request)) return busy
       const id = randomId()
       const token = yield* tokens.sign(salt, [runtime.pubsub.node, id], { maxAge: tokenMaxAge })
       const session = new PollSession(runtime, limits, () => void sessions.delete(id))
@@ -221,3 +221,5 @@ const empty = (status: number, headers: Record<string, string> = {}): Response =
     status,
     headers: { ...anyOrigin, ...headers, "content-length": "0", "cache-control": "max-age=0, private, must-revalidate" }
   })
+
+const busy = empty(503, { "retry-after": "1" })

@@ -2,10 +2,11 @@
  * The fixture application of the conformance suite, on the public API alone: it answers as the same application on Phoenix.
  */
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Cause, Config, Console, Context, Effect, Exit, Layer, References, type Runtime } from "effect"
+import { Cause, Config, Console, Context, Effect, Layer, References } from "effect"
 import { Channel, Endpoint, Message, Presence, Process, PubSub, Socket } from "effect-channels"
 import { HttpEffect, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { createServer } from "node:http"
+import { teardown } from "../../scripts/teardown.ts"
 
 class User extends Context.Service<User, { readonly id: string | null }>()("conformance/User") {}
 
@@ -298,9 +299,5 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))
   )
 }))
-
-/** To be told to stop is the one way in which a server ends well. */
-const teardown: Runtime.Teardown = (exit, onExit) =>
-  onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
 
 NodeRuntime.runMain(Layer.launch(Main), { teardown })

@@ -10,7 +10,7 @@ import { Socket as Phoenix } from "phoenix"
 import { WebSocket } from "ws"
 import * as Endpoint from "../../src/Endpoint.ts"
 import * as Process from "../../src/Process.ts"
-import { Client, endings, plain, start, type TestServer } from "./server.ts"
+import { Client, endings, plain, start, type TestServer, until } from "./server.ts"
 
 const mount: Endpoint.Options = { path: "/socket" }
 
@@ -37,11 +37,6 @@ const ok = (joinRef: unknown, ref: unknown, topic: string, response: unknown = {
   "phx_reply",
   { status: "ok", response }
 ]
-
-/** Resolves when `condition` holds; it is looked at on every turn of the event loop. */
-const until = async (condition: () => boolean) => {
-  while (!condition()) await new Promise((resolve) => setImmediate(resolve))
-}
 
 const stillServes = async (server: TestServer) => {
   const client = await Client.open(url(server))

@@ -9,13 +9,9 @@ import * as Channel from "../../src/Channel.ts"
 import * as Endpoint from "../../src/Endpoint.ts"
 import * as PubSub from "../../src/PubSub.ts"
 import * as Socket from "../../src/Socket.ts"
-import { Client, endings, start, type TestServer } from "./server.ts"
+import { Client, endings, start, type TestServer, until } from "./server.ts"
 
 const url = (port: number, query = "vsn=2.0.0", path = "/socket/websocket") => `ws://127.0.0.1:${port}${path}?${query}`
-
-const until = async (condition: () => boolean) => {
-  while (!condition()) await new Promise((resolve) => setImmediate(resolve))
-}
 
 const over = (name: string, mount: Endpoint.Options, body: (server: TestServer) => Promise<void>) =>
   it.live(name, () =>

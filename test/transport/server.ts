@@ -171,3 +171,8 @@ export class Client {
     await this.ask(["1", "1", topic, "phx_join", {}])
   }
 }
+
+/** Resolves when `condition` holds; it is looked at on every turn of the event loop. */
+export const until = async (condition: () => boolean): Promise<void> => {
+  while (!condition()) await new Promise((resolve) => setImmediate(resolve))
+}
