@@ -3,6 +3,7 @@
  * which for the small ones costs ten times what the rest of an echo does.
  */
 import { constants, inflateRawSync } from "node:zlib"
+import { inflateShort } from "./inflateShort.ts"
 
 /** What a client is told: each of its messages can be inflated by itself, so nothing has to be kept between them. */
 export const deflateOptions = { clientNoContextTakeover: true } as const
@@ -41,7 +42,7 @@ function decompress(this: Deflate, data: Buffer, fin: boolean, done: Done): void
 /** Undefined for what is better left to `ws`: what becomes large, and what is not to be inflated at all. */
 const inflate = (data: Buffer): Buffer | undefined => {
   try {
-    return inflateRawSync(data, options)
+    return inflateShort(data) ?? inflateRawSync(data, options)
   } catch {
     return undefined
   }
