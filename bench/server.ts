@@ -4,7 +4,7 @@
  *
  * Settings, from the environment: `PORT` (4000) and `COMPRESS` (1 to offer permessage-deflate).
  */
-import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { NodeRuntime } from "@effect/platform-node"
 import { Config, Console, Context, Effect, Layer, References } from "effect"
 import { Channel, Endpoint, Presence, PubSub, Socket } from "effect-channels"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -61,7 +61,7 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide([RoomLive, HereLive, UserSocketLive]),
     Layer.provide(Online.layer()),
     Layer.provide(PubSub.layer),
-    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" })),
+    Layer.provide(Endpoint.layer(createServer, { port, host: "127.0.0.1" })),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))
   )
 }))

@@ -4,7 +4,7 @@
  * Settings, from the environment: `REDIS` (an address; a single node without), `PRESENCE_PERIOD`, `BATCH_SIZE` and
  * `BATCH_INTERVAL` of the drainer, and `READY_DELAY`: how long before the drain the node says that it is not ready.
  */
-import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { NodeRuntime } from "@effect/platform-node"
 import { Config, Effect, Layer } from "effect"
 import { Endpoint, PubSub } from "effect-channels"
 import * as Redis from "effect-channels/pubsub/redis"
@@ -37,7 +37,7 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide(Online.layer({}, { broadcastPeriod })),
     Layer.provide(Endpoint.Readiness.layer),
     Layer.provide(redis === undefined ? PubSub.layer : Redis.layer({ url: redis })),
-    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })),
+    Layer.provide(Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })),
     Layer.provide(CountFibers)
   )
 }))

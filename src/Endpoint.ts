@@ -3,11 +3,20 @@
  *
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
-import { Cause, Context, type Duration, Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { NodeHttpServer } from "@effect/platform-node"
+import { Config, Context, type Duration, Effect, Layer, Option } from "effect"
+import type { LazyArg } from "effect/Function"
+import {
+  HttpMiddleware,
+  HttpRouter,
+  HttpServer,
+  type HttpServerError,
+  HttpServerRequest,
+  HttpServerResponse
+} from "effect/http"
 import type { Server } from "node:http"
-import type * as Admission from "./internal/admission.ts"
-import { prepare } from "./internal/httpServer.ts"
+import * as Admission from "./internal/admission.ts"
+import { CurrentServer, prepare } from "./internal/httpServer.ts"
 import { Served } from "./internal/served.ts"
 import { SocketServer } from "./internal/socket.ts"
 import * as Message from "./Message.ts"
@@ -50,15 +59,17 @@ export interface SessionOptions extends Admission.SessionOptions {}
  *
  * The Layer asks for the socket's `layer`, for those of all its channels, and for a `PubSub.layer`. Provide the latter
  * outside of `HttpRouter.serve`, so that the rest of the application shares it. When the Layer's scope closes, all
- * connections are closed with 1012, which makes clients connect again. Give the HTTP server to {@link prepareServer}:
- * otherwise it first waits for open connections to end by themselves, for 20 seconds, and WebSockets do not.
+ * connections are closed with 1012, which makes clients connect again.
  *
- * With a Tracer, Effect's HTTP server puts the whole URL into a span of its own, and with it the params of phoenix.js, tokens
- * among them: switch that span off for `path` (`HttpMiddleware.TracerDisabledWhen`), as docs/telemetry.md shows.
+ * On the server of {@link layer} handshakes of WebSockets are answered before the router and its middleware see them; see
+ * `middleware` of {@link WebSocketOptions}. Long polling is ordinary HTTP, and passes both.
+ *
+ * With a Tracer, Effect's HTTP server puts the whole URL of what passes the router into a span of its own, and with it the
+ * params of phoenix.js, tokens among them: switch that span off for `path` (`HttpMiddleware.TracerDisabledWhen`), as
+ * docs/telemetry.md shows.
  *
  * @example
  * ```ts
- * import { NodeHttpServer } from "@effect/platform-node"
  * import { Effect, Layer } from "effect"
  * import { HttpRouter } from "effect/http"
  * import { Channel, Endpoint, PubSub, Socket } from "effect-channels"
@@ -74,7 +85,7 @@ export interface SessionOptions extends Admission.SessionOptions {}
  * const Http = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket" })).pipe(
  *   Layer.provide([LobbyLive, UserSocketLive]),
  *   Layer.provide(PubSub.layer),
- *   Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 4000 }))
+ *   Layer.provide(Endpoint.layer(createServer, { port: 4000 }))
  * )
  * ```
  */
@@ -94,6 +105,13 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
     Effect.gen(function*() {
       const router = yield* HttpRouter.HttpRouter
       const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
+      const server = yield* CurrentServer
+      if (server === undefined && Option.isSome(yield* Effect.serviceOption(HttpServer.HttpServer))) {
+        yield* Effect.logWarning("the HTTP server will wait for open connections when it stops: use Endpoint.layer")
+          .pipe(
+            Effect.annotateLogs({ socket: socket.name })
+          )
+      }
       const { authToken = false, host } = options
       const { longpoll = false, websocket = true } = options
       // One that is given as undefined is not given.
@@ -107,10 +125,11 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
         session: own.session ?? options.session,
         transportLog: own.transportLog ?? options.transportLog
       })
-      const add = (path: `/${string}`, handler: Admission.Route) =>
+      const below = (path: `/${string}`) => HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput
+      const add = (path: HttpRouter.PathInput, handler: Admission.Route) =>
         router.add(
           "*",
-          HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput,
+          path,
           // One Effect for all requests.
           Effect.contextWith((
             context: Context.Context<HttpServerRequest.HttpServerRequest | HttpRouter.RouteContext>
@@ -122,51 +141,78 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
           ).pipe(
             // The HTTP log line would come when the connection is closed.
             HttpMiddleware.withLoggerDisabled,
-            Effect.tapCause((cause) =>
-              Cause.hasDies(cause)
-                ? Effect.logError("request to a socket crashed", cause).pipe(
-                  Effect.annotateLogs({ socket: socket.name })
-                )
-                : Effect.void
-            )
+            Admission.logCrash(socket.name)
           )
         )
       if (websocket !== false) {
         const settings = withShared<WebSocketOptions>(websocket === true ? {} : websocket)
-        const handler = yield* WebSocket.make(acceptor, { authToken, host }, settings)
-        yield* add(settings.path ?? WebSocket.defaults.path, handler)
+        const { route, take } = yield* WebSocket.make(acceptor, { authToken, host }, settings)
+        const path = below(settings.path ?? WebSocket.defaults.path)
+        yield* add(path, route)
+        if (server !== undefined && settings.middleware !== true) {
+          yield* Effect.acquireRelease(
+            Effect.sync(() => server.handshakes.add(path, take)),
+            (remove) => Effect.sync(remove)
+          )
+        }
       }
       if (longpoll !== false) {
         const settings = withShared<LongPollOptions>(longpoll === true ? {} : longpoll)
         const handler = yield* LongPoll.make(acceptor, { authToken, host }, settings)
-        yield* add(settings.path ?? LongPoll.defaults.path, handler)
+        yield* add(below(settings.path ?? LongPoll.defaults.path), handler)
       }
     })
   )
 
 /**
- * Prepares an HTTP(S) server to carry sockets, and returns it. Use it for the server that is given to
+ * Where a server listens, and how it closes: as `NodeHttpServer.layer` has it. `gracefulShutdownTimeout` is how long HTTP
+ * requests in hand may take when it stops; default 20 seconds.
+ */
+export interface ServerOptions extends NodeHttpServer.Options {}
+
+/** What the server of {@link layer} provides, as does `NodeHttpServer.layer`. */
+export type ServerServices = Layer.Success<ReturnType<typeof NodeHttpServer.layer>>
+
+/**
+ * The HTTP server of an application with sockets: what `HttpRouter.serve` asks for. Use it in place of
  * `NodeHttpServer.layer`; it does what cannot be done from within a route.
  *
+ * - Handshakes of WebSockets are answered before the router and its middleware see them, as those of Phoenix are before its
+ *   plugs. It makes connecting twice as fast, and of a connection nothing is kept that belongs to its request. Who may
+ *   connect is said by `connect`, `checkOrigin` and the limits of the mount; `middleware` of {@link WebSocketOptions} has
+ *   a mount go through the router all the same.
  * - When the server is told to close, sockets are closed with 1012 at once, so that only HTTP requests use the time that
  *   the server grants to what is under way.
  * - Connections that have not made a request by then are cut; Node would wait for them without end.
  * - So are those of handshakes that were refused; bytes that nobody reads would keep them open.
  * - Frames that come in one packet with the handshake are kept.
- * - What else listens for the end of a connection from its "upgrade" event on is taken away once it is a WebSocket: listen
- *   from "connection" on.
  * - Requests that come before the application is there to answer them get 503; Node would never answer.
  *
  * @example
  * ```ts
- * import { NodeHttpServer } from "@effect/platform-node"
  * import { Endpoint } from "effect-channels"
  * import { createServer } from "node:http"
  *
- * const ServerLive = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 4000 })
+ * const ServerLive = Endpoint.layer(createServer, { port: 4000 })
  * ```
+ *
+ * @param evaluate - makes the server, of `node:http` or `node:https`
  */
-export const prepareServer: <S extends Server>(server: S) => S = prepare
+export const layer = (
+  evaluate: LazyArg<Server>,
+  options: ServerOptions
+): Layer.Layer<ServerServices, HttpServerError.ServeError> =>
+  Layer.suspend(() => {
+    const server = evaluate()
+    return Layer.merge(NodeHttpServer.layer(() => server, options), Layer.succeed(CurrentServer, prepare(server)))
+  })
+
+/** As {@link layer}, with options that are read from the configuration. */
+export const layerConfig = (
+  evaluate: LazyArg<Server>,
+  options: Config.Wrap<ServerOptions>
+): Layer.Layer<ServerServices, HttpServerError.ServeError | Config.ConfigError> =>
+  Layer.unwrap(Effect.map(Config.unwrap(options), (options) => layer(evaluate, options)))
 
 /**
  * Whether a load balancer should send new clients to this node. It should not once the node is about to stop, nor while it

@@ -65,7 +65,7 @@ export interface Uri {
 
 /**
  * The other end of a connection. Behind a proxy `address` is the client's where the application says whom to believe
- * (`HttpMiddleware.xForwardedHeaders`); the other two are the proxy's.
+ * (`HttpMiddleware.xForwardedHeaders`, with `middleware` of the WebSocket transport); the other two are the proxy's.
  */
 export interface PeerData {
   readonly address: string | undefined

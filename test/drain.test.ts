@@ -1,4 +1,3 @@
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Metric, References, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -299,16 +298,16 @@ describe("a drain", () => {
     }).pipe(Effect.provide(live)))
 })
 
-describe("a prepared HTTP server", () => {
+describe("the HTTP server of an endpoint", () => {
   /** Serves a socket, and says where. */
   const serve = Effect.fnUntraced(function*(connect: typeof UserSocketLive, drainer: Socket.DrainerOptions) {
-    const http = Endpoint.prepareServer(createServer())
+    const http = createServer()
     const app = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket", drainer }), {
       disableLogger: true,
       disableListenLog: true
     }).pipe(
       Layer.provide([RoomLive, connect, PubSub.layer]),
-      Layer.provideMerge(NodeHttpServer.layer(() => http, { port: 0, host: "127.0.0.1" }))
+      Layer.provideMerge(Endpoint.layer(() => http, { port: 0, host: "127.0.0.1" }))
     )
     const scope = yield* Scope.make()
     const stop = Scope.close(scope, Exit.void)

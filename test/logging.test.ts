@@ -1,4 +1,3 @@
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Effect, Layer, Logger, type LogLevel, References, Schema } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -419,7 +418,7 @@ describe("a connect", () => {
     }).pipe(
       Layer.provide(connect),
       Layer.provide(PubSub.layer),
-      Layer.provideMerge(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0 })),
+      Layer.provideMerge(Endpoint.layer(createServer, { port: 0 })),
       Layer.provide([Layer.succeed(References.MinimumLogLevel, minimum), collecting(lines)])
     )
     const { address } = Context.get(yield* Layer.build(server), HttpServer.HttpServer)

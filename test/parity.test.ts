@@ -1,5 +1,4 @@
 /** docs/phoenix-parity.md tells the truth: every test that it names exists. Features that no other test shows are shown here. */
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Data, Effect, Layer, Logger, References } from "effect"
 import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
@@ -99,7 +98,7 @@ const logged = Effect.fnUntraced(function*(log: "Debug" | false, transportLog: "
     params["user"] === "1" ? Effect.succeed(Socket.accept()) : Effect.fail(Socket.refuse())
   )
   const mount = Endpoint.mount(socket, { path: "/socket", websocket: { transportLog } })
-  const http = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+  const http = Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
   const context = yield* Layer.build(
     HttpRouter.serve(mount, { disableLogger: true, disableListenLog: true }).pipe(
       Layer.provide([socketLive, PubSub.layer]),

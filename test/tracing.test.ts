@@ -370,19 +370,13 @@ describe("a client that connects", () => {
 
   const serve = <A, E, R>(
     body: (spans: Array<Tracer.NativeSpan>, url: string) => Effect.Effect<A, E, R>,
-    disabled = true
+    middleware = false
   ) => {
     const { layer, spans } = collector()
     return Effect.gen(function*() {
-      const server = yield* start([{ path: "/socket" }])
+      const server = yield* start([{ path: "/socket", websocket: { middleware } }])
       yield* body(spans, `ws://127.0.0.1:${server.port}/socket/websocket?vsn=2.0.0&token=`)
-    }).pipe(
-      Effect.provideService(
-        HttpMiddleware.TracerDisabledWhen,
-        (request) => disabled && request.url.startsWith("/socket/")
-      ),
-      Effect.provide(layer)
-    )
+    }).pipe(Effect.provide(layer))
   }
 
   it.live("goes on with its trace: connect is below it, joins and events are below connect", () =>
@@ -438,12 +432,22 @@ describe("a client that connects", () => {
       })
     ))
 
-  it.live("is a span beside the one of the HTTP server where that is not switched off", () =>
+  it.live("through the router is a span beside the one of the HTTP server, where that is not switched off", () =>
     serve((spans, url) =>
       Effect.gen(function*() {
         yield* Effect.promise(() => Client.open(`${url}good`, { headers: { traceparent } }))
         assert.strictEqual(spans.length, 2)
         assert.deepStrictEqual(spans.map((span) => parentOf(span)?.spanId), [spanId, spanId])
         assert.strictEqual(named(spans, "channels.connect").length, 1)
-      }), false))
+      }), true))
+
+  it.live("through the router is the only one where it is", () =>
+    serve((spans, url) =>
+      Effect.gen(function*() {
+        yield* Effect.promise(() => Client.open(`${url}good`, { headers: { traceparent } }))
+        assert.deepStrictEqual(spans.map(({ name }) => name), ["channels.connect"])
+        assert.deepInclude(parentOf(spans[0]), { _tag: "ExternalSpan", spanId, traceId })
+      }), true).pipe(
+        Effect.provideService(HttpMiddleware.TracerDisabledWhen, (request) => request.url.startsWith("/socket/"))
+      ))
 })

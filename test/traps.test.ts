@@ -1,5 +1,4 @@
 /** What has gone wrong in Phoenix, or nearly: each test names the one of Phoenix that keeps it right there. */
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Result } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -603,7 +602,7 @@ describe("tokens and PubSub", () => {
 
 describe("phoenix.js", () => {
   const serve = Effect.gen(function*() {
-    const http = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+    const http = Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
     const mount = Endpoint.mount(UserSocket, { path: "/socket" })
     const context = yield* Layer.build(
       HttpRouter.serve(mount, { disableLogger: true, disableListenLog: true }).pipe(

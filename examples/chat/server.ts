@@ -6,7 +6,6 @@
  * `CHECK_ORIGIN` (origins of pages that may connect, separated by commas; the own host without). With several nodes, the
  * same for all: `CHAT_NODES` (their names and addresses), `PRESENCE_PERIOD` (1500 millis).
  */
-import { NodeHttpServer } from "@effect/platform-node"
 import { Config, Effect, Layer, Redacted } from "effect"
 import { Endpoint, Token } from "effect-channels"
 import { HttpRouter } from "effect/http"
@@ -38,7 +37,7 @@ const Tokens = Token.layerConfig({
 
 const Listener = Layer.unwrap(Effect.gen(function*() {
   const port = yield* Config.Port("PORT").pipe(Config.withDefault(4000))
-  return NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port })
+  return Endpoint.layer(createServer, { port })
 }))
 
 export const Server = HttpRouter.serve(Layer.mergeAll(Http, Sockets)).pipe(

@@ -1,14 +1,14 @@
-import { NodeHttpServerRequest } from "@effect/platform-node"
 import { Cause, Context, Duration, Effect, type Exit, type LogLevel, Option, Predicate, Result } from "effect"
-import { type HttpServerRequest, type HttpServerResponse, HttpTraceContext } from "effect/http"
+import { Cookies, Headers, type HttpServerRequest, type HttpServerResponse, HttpTraceContext } from "effect/http"
 import type { IncomingMessage } from "node:http"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
 import { FilterParameters } from "../Telemetry.ts"
 import { filterParameters, formatDuration } from "./filterParameters.ts"
+import type { PathParams } from "./httpServer.ts"
 import { type CheckOrigin, compileOrigin } from "./origin.ts"
 import { decodeQuery, type Params } from "./query.ts"
-import { isLogged } from "./report.ts"
+import { isLogged, report } from "./report.ts"
 import { isCsrfToken } from "./session.ts"
 import type { Client } from "./socket.ts"
 import { inSpan } from "./tracing.ts"
@@ -34,7 +34,8 @@ export interface TransportOptions {
   readonly maxConnections?: number | undefined
   /**
    * How many of them may come from one address; others are answered 503. Behind a proxy the address is the client's only
-   * where `HttpMiddleware.xForwardedHeaders` is used, and many clients may share one. Default: no limit.
+   * where `HttpMiddleware.xForwardedHeaders` is used (and `middleware` of the WebSocket transport is true), and many clients
+   * may share one. Default: no limit.
    */
   readonly maxConnectionsPerAddress?: number | undefined
   /** How long `connect` may take; then it is interrupted, and the client answered 503. Default 10 seconds. */
@@ -66,21 +67,56 @@ export interface Mount {
   readonly authToken: boolean
 }
 
-type Request = HttpServerRequest.HttpServerRequest
+/** What is looked at of a request: one of Effect's has it all. */
+export interface Asking extends Pick<HttpServerRequest.HttpServerRequest, "cookies" | "protocol" | "remoteAddress"> {
+  readonly source: object
+  readonly headers: RequestHeaders
+}
+
+interface RequestHeaders {
+  readonly [name: string]: string | undefined
+}
+
+/** A request that has not come through Effect's HTTP server: one of those takes longer to make than all the rest. */
+export class BareRequest implements Asking {
+  readonly source: IncomingMessage
+  readonly headers: RequestHeaders
+  readonly protocol = undefined
+
+  /** @param headers - by default as Node has them; the one that is no string belongs to responses */
+  constructor(source: IncomingMessage, headers: RequestHeaders = source.headers as RequestHeaders) {
+    this.source = source
+    this.headers = headers
+  }
+
+  modify({ headers }: { readonly headers: RequestHeaders }): BareRequest {
+    return new BareRequest(this.source, headers)
+  }
+
+  get cookies(): Asking["cookies"] {
+    return Cookies.parseHeader(this.headers["cookie"] ?? "")
+  }
+
+  get remoteAddress(): Asking["remoteAddress"] {
+    return Option.fromNullishOr(this.source.socket.remoteAddress)
+  }
+}
 
 /** The door of a mount, the same for every transport: who is let in, and as whom. */
 export interface Admission {
+  /** Logs the request, where the transport's option says so. */
+  readonly logRequest: (request: Asking) => void
   /** Whether a page of this origin may connect; if not, it is logged. */
-  readonly checkOrigin: (request: Request) => Effect.Effect<boolean>
+  readonly checkOrigin: (request: Asking) => boolean
   /** The query with the path's variables; undefined where it is malformed. */
-  readonly params: (request: Request, pathParams: PathParams) => Params | undefined
+  readonly params: (request: Asking, pathParams: PathParams) => Params | undefined
   /** Whether there is no room for a client, which is counted and logged. The client is answered 503. */
-  readonly isFull: (request: Request) => boolean
+  readonly isFull: (request: Asking) => boolean
   /** Who does the talking, in the version that the client asks for; undefined if nobody can, which is logged. */
-  readonly negotiate: (params: Params) => Effect.Effect<Serializer.Serializer | undefined>
+  readonly negotiate: (params: Params) => Serializer.Serializer | undefined
   /** Asks the application. */
   readonly connect: (
-    request: Request,
+    request: Asking,
     params: Params,
     serializer: Serializer.Serializer,
     authToken: string | undefined
@@ -92,25 +128,23 @@ const resultOf = (exit: Exit.Exit<unknown, unknown>): "accepted" | "refused" | "
   return Cause.hasFails(exit.cause) ? "refused" : Cause.hasDies(exit.cause) ? "crashed" : "interrupted"
 }
 
-export interface PathParams {
-  readonly [name: string]: string | undefined
-}
-
 /** What a transport does with a request. */
-export type Route = (request: Request, pathParams: PathParams) => Effect.Effect<HttpServerResponse.HttpServerResponse>
+export type Route = (
+  request: HttpServerRequest.HttpServerRequest,
+  pathParams: PathParams
+) => Effect.Effect<HttpServerResponse.HttpServerResponse>
 
-export const incomingOf = (request: Request): IncomingMessage =>
-  NodeHttpServerRequest.toIncomingMessage(request) as IncomingMessage
+export const incomingOf = ({ source }: Asking): IncomingMessage => source as IncomingMessage
 
-const isSecure = (request: Request): boolean => {
+const isSecure = (request: Asking): boolean => {
   if (request.protocol !== undefined) return request.protocol === "https"
   return "encrypted" in incomingOf(request).socket
 }
 
 /** The path and query, also where the request line has the whole address. */
-const targetOf = (request: Request): string => (incomingOf(request).url ?? "").replace(/^[a-z]+:\/\/[^/?]*/i, "")
+const targetOf = (request: Asking): string => (incomingOf(request).url ?? "").replace(/^[a-z]+:\/\/[^/?]*/i, "")
 
-const uriOf = (request: Request): Socket.Uri => {
+const uriOf = (request: Asking): Socket.Uri => {
   const scheme = isSecure(request) ? "https" : "http"
   const [path = "", query = ""] = splitAt(targetOf(request), "?")
   const authority = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?$/.exec(request.headers["host"] ?? "")
@@ -128,7 +162,7 @@ const splitAt = (text: string, separator: string): ReadonlyArray<string> => {
   return index === -1 ? [text] : [text.slice(0, index), text.slice(index + 1)]
 }
 
-const peerDataOf = (request: Request): Socket.PeerData => {
+const peerDataOf = (request: Asking): Socket.PeerData => {
   const { socket } = incomingOf(request)
   const certificate = "getPeerCertificate" in socket && typeof socket.getPeerCertificate === "function"
     ? socket.getPeerCertificate()
@@ -156,9 +190,10 @@ export const make = (
   }
   const originAllowed = compileOrigin(options.checkOrigin ?? true, host)
   const meter = runtime.meter.transport(transport)
+  const { transportLog = false } = options
   const { maxConnections = 100_000, maxConnectionsPerAddress: maxPerAddress = Infinity } = options
   const connectTimeout = Duration.toMillis(Duration.fromInputUnsafe(options.connectTimeout ?? "10 seconds"))
-  const addressOf = (request: Request) =>
+  const addressOf = (request: Asking) =>
     maxPerAddress === Infinity ? undefined : Option.getOrUndefined(request.remoteAddress)
   const complain = (limit: "connections" | "address" | "connect_timeout", line: string) => {
     meter.limited[limit]++
@@ -169,7 +204,7 @@ export const make = (
   let lastVsn: unknown
   let negotiated = Serializer.negotiate(acceptor.serializers, lastVsn)
 
-  const sessionOf = (request: Request, params: Params): Effect.Effect<unknown> => {
+  const sessionOf = (request: Asking, params: Params): Effect.Effect<unknown> => {
     if (session === undefined || !Object.hasOwn(request.cookies, session.cookie)) return Effect.undefined
     const cookie = request.cookies[session.cookie] ?? ""
     return session.read(cookie).pipe(
@@ -190,16 +225,18 @@ export const make = (
   }
 
   const infoOf = (
-    request: Request,
+    request: Asking,
     params: Params,
     authToken: string | undefined,
     session: unknown
   ): Socket.ConnectInfo => ({
     params,
     transport,
-    headers: request.headers,
     userAgent: request.headers["user-agent"],
-    // Few ask for these two, which take the most time.
+    // Few ask for these, which take the most time.
+    get headers() {
+      return Headers.fromInput(request.headers)
+    },
     get uri() {
       return uriOf(request)
     },
@@ -212,7 +249,7 @@ export const make = (
   })
 
   const decide = (
-    request: Request,
+    request: Asking,
     params: Params,
     authToken: string | undefined
   ): Effect.Effect<Client, Socket.Refused> => {
@@ -228,7 +265,7 @@ export const make = (
     return inSpan(
       "channels.connect",
       {
-        parent: Option.getOrUndefined(HttpTraceContext.fromHeaders(request.headers)),
+        parent: Option.getOrUndefined(HttpTraceContext.fromHeaders(Headers.fromInput(request.headers))),
         kind: "server",
         attributes: { "channels.socket": name, "channels.transport": transport }
       },
@@ -238,15 +275,19 @@ export const make = (
   }
 
   return {
+    logRequest: (request) => {
+      if (!isLogged(transportLog, runtime.context)) return
+      // The query may hold a token.
+      report(transportLog, runtime.context, `${incomingOf(request).method} ${splitAt(targetOf(request), "?")[0]}`, {})
+    },
     checkOrigin: (request) => {
-      const { headers } = request
-      if (originAllowed(headers["origin"], { host: headers["host"], secure: isSecure(request) })) {
-        return Effect.succeed(true)
+      const { host, origin } = request.headers
+      const allowed = originAllowed(origin, { host, secure: isSecure(request) })
+      if (!allowed) {
+        const line = "could not check origin: add it to checkOrigin, or set checkOrigin to false"
+        report("Error", runtime.context, line, { socket: name, transport, origin })
       }
-      return Effect.logError("could not check origin: add it to checkOrigin, or set checkOrigin to false").pipe(
-        Effect.annotateLogs({ socket: name, transport, origin: headers["origin"] }),
-        Effect.as(false)
-      )
+      return allowed
     },
     isFull: (request) => {
       if (runtime.socketGroup.children.size >= maxConnections) {
@@ -268,11 +309,11 @@ export const make = (
         lastVsn = params["vsn"]
         negotiated = Serializer.negotiate(acceptor.serializers, lastVsn)
       }
-      if (negotiated !== undefined) return Effect.succeed(negotiated)
-      return Effect.logWarning("the client asks for a version that no serializer supports").pipe(
-        Effect.annotateLogs({ socket: name, transport, vsn: shown(params["vsn"]) }),
-        Effect.as(undefined)
-      )
+      if (negotiated === undefined) {
+        const line = "the client asks for a version that no serializer supports"
+        report("Warn", runtime.context, line, { socket: name, transport, vsn: shown(params["vsn"]) })
+      }
+      return negotiated
     },
     connect: (request, params, serializer, authToken) =>
       Effect.withFiber((fiber) => {
@@ -306,9 +347,9 @@ export const make = (
   }
 }
 
-/** Logs the request, where the transport's option says so. */
-export const logRequest = (level: LogLevel.Severity | false, request: Request): Effect.Effect<void> => {
-  if (level === false) return Effect.void
-  // The query may hold a token.
-  return Effect.logWithLevel(level)(`${request.method} ${splitAt(targetOf(request), "?")[0]}`)
-}
+/** Has a crash logged, of `connect` say, which is answered 500. */
+export const logCrash = (socket: string) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.tapCause(effect, (cause) =>
+    Cause.hasDies(cause)
+      ? Effect.logError("request to a socket crashed", cause).pipe(Effect.annotateLogs({ socket }))
+      : Effect.void)

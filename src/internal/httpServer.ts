@@ -1,4 +1,6 @@
-import type { IncomingMessage, Server } from "node:http"
+import { Context } from "effect"
+import { FindMyWay } from "effect/http"
+import type { IncomingMessage, Server, ServerResponse } from "node:http"
 import type { Socket } from "node:net"
 import type { Duplex } from "node:stream"
 
@@ -9,19 +11,63 @@ interface Upgrade {
   readonly listeners: ReadonlyArray<unknown>
 }
 
-interface Prepared {
-  readonly upgrades: WeakMap<IncomingMessage, Upgrade>
-  /** What to do when the server is told to close. */
-  readonly closing: Set<() => void>
+/** The values of the variables in a path. */
+export interface PathParams {
+  readonly [name: string]: string | undefined
 }
 
-const prepared = new WeakMap<Server, Prepared>()
+/** Answers a handshake. */
+export type Take = (request: IncomingMessage, head: Buffer, pathParams: PathParams) => void
 
-/** See `Endpoint.prepareServer`. */
-export const prepare = <S extends Server>(server: S): S => {
-  if (prepared.has(server)) return server
-  const state: Prepared = { closing: new Set(), upgrades: new WeakMap() }
-  prepared.set(server, state)
+/** Who answers handshakes before the server's listeners, and so the router, see them: by path. */
+export class Handshakes {
+  private readonly takers = new Map<FindMyWay.PathInput, Take>()
+  private router = FindMyWay.make<Take>()
+
+  /** Returns how to take it away again. */
+  add(path: FindMyWay.PathInput, take: Take): () => void {
+    this.takers.set(path, take)
+    this.build()
+    return () => {
+      this.takers.delete(path)
+      this.build()
+    }
+  }
+
+  private build(): void {
+    this.router = FindMyWay.make()
+    for (const [path, take] of this.takers) this.router.on("GET", path, take)
+  }
+
+  /** Whether somebody has answered. */
+  take(request: IncomingMessage, head: Buffer): boolean {
+    const { url = "" } = request
+    // The whole address in place of a path is left to the router, as are other methods than GET.
+    if (request.method !== "GET" || !url.startsWith("/")) return false
+    const query = url.indexOf("?")
+    const found = this.router.find("GET", query < 0 ? url : url.slice(0, query))
+    found?.handler(request, head, found.params)
+    return found !== undefined
+  }
+}
+
+/** A server that carries sockets: what cannot be had from within a route. */
+export interface Prepared {
+  /** What to do when the server is told to close. */
+  readonly closing: Set<() => void>
+  readonly handshakes: Handshakes
+  /** Those that were left to the router. */
+  readonly upgrades: WeakMap<IncomingMessage, Upgrade>
+}
+
+/** The server that an application runs on, if it is one of `Endpoint.layer`. */
+export const CurrentServer = Context.Reference<Prepared | undefined>("effect-channels/Endpoint/CurrentServer", {
+  defaultValue: () => undefined
+})
+
+/** Prepares a server, as `Endpoint.layer` says. */
+export const prepare = (server: Server): Prepared => {
+  const prepared: Prepared = { closing: new Set(), handshakes: new Handshakes(), upgrades: new WeakMap() }
   // Node waits for connections that have not made a request yet, for as long as they like.
   const unused = new Set<Duplex>()
   const answered = new Set<Duplex>()
@@ -37,6 +83,8 @@ export const prepare = <S extends Server>(server: S): S => {
     this.resume()
   }
   const used = ({ socket }: IncomingMessage) => void unused.delete(socket)
+  /** The latest on each connection. */
+  const responses = new WeakMap<Duplex, ServerResponse>()
   // Requests of an https server name the socket inside.
   server.on("setSecureContext" in server ? "secureConnection" : "connection", (socket: Socket) => {
     unused.add(socket)
@@ -45,47 +93,42 @@ export const prepare = <S extends Server>(server: S): S => {
   // The server may listen before the application is there to answer, and Node leaves such requests without an answer.
   server.prependListener("request", (request, response) => {
     used(request)
+    responses.set(request.socket, response)
     if (server.listenerCount("request") === 1) {
       response.writeHead(503, { "connection": "close", "content-length": "0", "retry-after": "1" }).end()
     }
   })
   server.prependListener("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    used(request)
-    socket.on("finish", onFinish)
     if (server.listenerCount("upgrade") === 1) {
       socket.on("error", () => {})
       socket.end("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
       return
     }
-    state.upgrades.set(request, { head, listeners: endListeners(socket) })
+    prepared.upgrades.set(request, { head, listeners: endListeners(socket) })
+  })
+  // A listener could not keep those that come after it from answering as well.
+  const emit: (event: string, ...args: Array<unknown>) => boolean = server.emit.bind(server)
+  const emitUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer): boolean => {
+    used(request)
+    socket.on("finish", onFinish)
+    // One that is still to be written would end up among the frames. No client sends a handshake right behind a request.
+    const isFree = responses.get(socket)?.writableFinished !== false
+    responses.delete(socket)
+    return (isFree && prepared.handshakes.take(request, head)) || emit("upgrade", request, socket, head)
+  }
+  Object.assign(server, {
+    emit: (event: string, ...args: Parameters<typeof emitUpgrade>) =>
+      event === "upgrade" ? emitUpgrade(...args) : emit(event, ...args)
   })
   const close = server.close.bind(server)
   server.close = (callback) => {
     close(callback)
-    for (const tell of state.closing) tell()
+    for (const tell of prepared.closing) tell()
     for (const socket of [...unused, ...answered]) socket.destroy()
     return server
   }
-  return server
+  return prepared
 }
-
-const noHead = Buffer.alloc(0)
-
-const serverOf = ({ socket }: IncomingMessage): Prepared | undefined =>
-  hasServer(socket) ? prepared.get(socket.server) : undefined
-
-const hasServer = (socket: Socket): socket is Socket & { readonly server: Server } =>
-  "server" in socket && typeof socket.server === "object" && socket.server !== null
-
-/** Whether a request came to a server that was not given to `prepare`. */
-export const isUnprepared = (request: IncomingMessage): boolean =>
-  hasServer(request.socket) && serverOf(request) === undefined
-
-/** The bytes that came along with the handshake; of a server that was not prepared, none. */
-export const headOf = (request: IncomingMessage): Buffer => serverOf(request)?.upgrades.get(request)?.head ?? noHead
-
-/** What is called when the server of a request is told to close; undefined for a server that was not prepared. */
-export const closingOf = (request: IncomingMessage): Set<() => void> | undefined => serverOf(request)?.closing
 
 /** What listens for the end of a connection. */
 export const endListeners = (socket: Duplex): ReadonlyArray<unknown> => [
@@ -95,18 +138,19 @@ export const endListeners = (socket: Duplex): ReadonlyArray<unknown> => [
 
 /**
  * Takes away what listens for the end of a connection on behalf of the request it began with, which is done with. It would
- * keep all that belongs to the request in memory for as long as the connection is open. Of a server that was not prepared
- * it is not known what that is.
+ * keep all that belongs to the request in memory for as long as the connection is open.
  *
- * @param keep - what listens on behalf of the connection
+ * @param before - who listened before the request
+ * @param own - who listens on behalf of the connection
  */
-export const forgetRequest = (request: IncomingMessage, keep: ReadonlyArray<unknown>): void => {
-  const before = serverOf(request)?.upgrades.get(request)?.listeners
-  if (before === undefined) return
-  const { socket } = request
+export const forgetRequest = (
+  socket: Duplex,
+  before: ReadonlyArray<unknown>,
+  own: ReadonlyArray<unknown>
+): void => {
   for (const event of ["close", "error"] as const) {
     for (const listener of socket.listeners(event)) {
-      if (!before.includes(listener) && !keep.includes(listener)) socket.off(event, listener as () => void)
+      if (!before.includes(listener) && !own.includes(listener)) socket.off(event, listener as () => void)
     }
   }
 }

@@ -125,7 +125,7 @@ export const make = (
 
     const connect = Effect.fnUntraced(function*(request: Request, params: Params) {
       if (admission.isFull(request)) return busy
-      const serializer = yield* admission.negotiate(params)
+      const serializer = admission.negotiate(params)
       if (serializer === undefined) return json({ status: 403 })
       const secret = authToken ? request.headers[authTokenHeader] : undefined
       const connected = yield* Effect.result(
@@ -184,11 +184,10 @@ export const make = (
     }
 
     return Effect.fnUntraced(function*(request, pathParams) {
-      shutdown.watch(Admission.incomingOf(request))
       const params = admission.params(request, pathParams)
       if (params === undefined) return empty(400)
-      yield* Admission.logRequest(options.transportLog ?? false, request)
-      if (!(yield* admission.checkOrigin(request))) return json({ status: 403 })
+      admission.logRequest(request)
+      if (!admission.checkOrigin(request)) return json({ status: 403 })
       const response = yield* answer(request, params)
       // The HTTP server would wait for what the client may ask next.
       return shutdown.begun ? HttpServerResponse.setHeader(response, "connection", "close") : response

@@ -4,20 +4,23 @@
  * It runs inside an ordinary route, with a `WebSocketServer` of its own for each mount, so that every mount has its own
  * options and the application's other routes share the port.
  */
-import { NodeHttpServerRequest } from "@effect/platform-node"
-import { Duration, Effect, Result, type Scope } from "effect"
-import { Headers, type HttpServerRequest, HttpServerResponse } from "effect/http"
+import { NodeHttpServer, NodeHttpServerRequest } from "@effect/platform-node"
+import { Context, Duration, Effect, Exit, Fiber, Result, Scope } from "effect"
+import { Headers, HttpMiddleware, HttpServerRequest, HttpServerResponse } from "effect/http"
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http"
 import type { Socket as NetSocket } from "node:net"
-import { type Server, type ServerOptions, WebSocketServer } from "ws"
+import { type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
-import { endListeners, forgetRequest, headOf } from "../internal/httpServer.ts"
+import { CurrentServer, endListeners, forgetRequest, type PathParams, type Take } from "../internal/httpServer.ts"
 import { deflateOptions, inflateAtOnce } from "../internal/inflate.ts"
-import type { System } from "../internal/process.ts"
+import type { Params } from "../internal/query.ts"
+import { report } from "../internal/report.ts"
 import * as Shutdown from "../internal/shutdown.ts"
+import type { Client } from "../internal/socket.ts"
 import { chooseProtocol, type Chosen } from "../internal/subprotocol.ts"
 import { closeTimeout, Connection, type Port, Wire } from "../internal/webSocket.ts"
 import * as Process from "../Process.ts"
+import type * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
 
 /** Options of the WebSocket transport. */
@@ -48,6 +51,12 @@ export interface Options extends Admission.TransportOptions {
    * answered.
    */
   readonly subprotocols?: ReadonlyArray<string> | undefined
+  /**
+   * Whether handshakes pass the router and its middleware, as all other requests do; default false: they are answered before
+   * them, as in Phoenix, which takes half the time. With `HttpMiddleware.xForwardedHeaders`, or where middleware has a say
+   * in who may connect, set it. Where the server is not that of `Endpoint.layer`, they always do.
+   */
+  readonly middleware?: boolean | undefined
   /** The HTTP response to a client that `connect` has refused; default: an empty 403. */
   readonly errorHandler?:
     | ((refused: Socket.Refused, request: Request) => Effect.Effect<HttpServerResponse.HttpServerResponse>)
@@ -66,8 +75,21 @@ export const defaults = {
 type Request = HttpServerRequest.HttpServerRequest
 type Response = HttpServerResponse.HttpServerResponse
 
+/** The two ways to a mount, for handshakes that have come through the router, and for those that have not. */
+export interface Doors {
+  readonly route: Admission.Route
+  readonly take: Take
+}
+
+/** A client that `connect` may be asked about. */
+interface Asked {
+  readonly params: Params
+  readonly protocol: Chosen
+  readonly serializer: Serializer.Serializer
+}
+
 /**
- * Makes the handler of the route, to be run once for each request.
+ * Makes what answers the handshakes of a mount.
  *
  * @internal
  */
@@ -76,78 +98,185 @@ export const make = (
   { authToken, host }: Admission.Mount,
   options: Options
 ): Effect.Effect<
-  Admission.Route,
+  Doors,
   never,
   Process.System | Scope.Scope
 > =>
   Effect.gen(function*() {
+    const { name, runtime } = acceptor
     const admission = Admission.make(acceptor, "websocket", host, options)
     if (options.subprotocols !== undefined && !Array.isArray(options.subprotocols)) {
-      throw new TypeError(`socket ${acceptor.name}: subprotocols is a list of names, such as ["sip", "mqtt"]`)
+      throw new TypeError(`socket ${name}: subprotocols is a list of names, such as ["sip", "mqtt"]`)
     }
     const errorHandler = options.errorHandler ?? (() => Effect.succeed(refuse(403)))
     const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
     const compress = (options.compress ?? false) !== false
     const port: Port = {
       system: yield* Process.System,
-      meter: acceptor.runtime.meter.transport("websocket"),
+      meter: runtime.meter.transport("websocket"),
       timeout: Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)),
       compressFrom: compress ? threshold ?? defaults.threshold : Infinity,
       maxBuffered: options.maxBufferedBytes ?? defaults.maxBufferedBytes,
       onSlow: () => {
-        const { complaints, name } = acceptor.runtime
-        complaints.say("Warn", "a client does not read what it is sent: its connection is closed", { socket: name })
+        const line = "a client does not read what it is sent: its connection is closed"
+        runtime.complaints.say("Warn", line, { socket: name })
       }
     }
     const wss = yield* Effect.acquireRelease(
       Effect.sync(() => new WebSocketServer(serverOptions(options.maxFrameSize, compress))),
       (wss) => Effect.sync(() => wss.close())
     )
-
+    const server = yield* CurrentServer
     const shutdown = yield* Shutdown.make(acceptor)
 
-    return Effect.fnUntraced(function*(request, pathParams) {
-      const incoming = Admission.incomingOf(request)
-      shutdown.watch(incoming)
-      if (request.method !== "GET" || incoming.httpVersion === "1.0") return refuse(400)
+    /** Says at once who may not even ask. */
+    const screen = (request: Admission.Asking, pathParams: PathParams): Result.Result<Asked, Response> => {
+      const { httpVersion, method } = Admission.incomingOf(request)
+      if (method !== "GET" || httpVersion === "1.0") return Result.fail(refuse(400))
       const params = admission.params(request, pathParams)
-      if (params === undefined) return refuse(400)
-      yield* Admission.logRequest(options.transportLog ?? false, request)
-      if (!(yield* admission.checkOrigin(request))) return refuse(403)
+      if (params === undefined) return Result.fail(refuse(400))
+      admission.logRequest(request)
+      if (!admission.checkOrigin(request)) return Result.fail(refuse(403))
       const protocol = chooseProtocol(request.headers["sec-websocket-protocol"], options.subprotocols, authToken)
-      if (protocol._tag === "Malformed") return refuse(400)
+      if (protocol._tag === "Malformed") return Result.fail(refuse(400))
       if (protocol._tag === "Mismatch") {
-        yield* Effect.logError("the client asks for subprotocols that are not spoken here").pipe(
-          Effect.annotateLogs({ socket: acceptor.name, asked: protocol.asked, spoken: options.subprotocols })
-        )
-        return refuse(403)
+        const about = { socket: name, asked: protocol.asked, spoken: options.subprotocols }
+        report("Error", runtime.context, "the client asks for subprotocols that are not spoken here", about)
+        return Result.fail(refuse(403))
       }
-      if (admission.isFull(request)) return busy
-      const serializer = yield* admission.negotiate(params)
-      if (serializer === undefined) return refuse(403)
-      const shown = withoutToken(request, protocol)
-      // Upgrades may be half open, so a client that leaves is cut off; then the HTTP server interrupts the route.
-      incoming.socket.on("end", cutOff)
-      const connected = yield* Effect.result(admission.connect(shown, params, serializer, protocol.authToken))
-      incoming.socket.off("end", cutOff)
-      if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, shown)
-      const problem = problemOf(incoming.headers)
+      if (admission.isFull(request)) return Result.fail(busy)
+      const serializer = admission.negotiate(params)
+      return serializer === undefined ? Result.fail(refuse(403)) : Result.succeed({ params, protocol, serializer })
+    }
+
+    const connect = (shown: Admission.Asking, { params, protocol, serializer }: Asked) =>
+      admission.connect(shown, params, serializer, protocol.authToken)
+
+    /** Why a client that is welcome gets no connection all the same. */
+    const impediment = (request: Admission.Asking): Response | undefined => {
+      const problem = problemOf(Admission.incomingOf(request).headers)
       if (problem !== undefined) return HttpServerResponse.text(problem, { status: 400 })
       // Others may have come while it was asked.
       if (admission.isFull(request)) return busy
       // The drain may be over already, and the HTTP server would wait for this connection.
-      if (shutdown.begun) return HttpServerResponse.empty({ status: 503, headers: { connection: "close" } })
+      return shutdown.begun ? HttpServerResponse.empty({ status: 503, headers: { connection: "close" } }) : undefined
+    }
+
+    /** The WebSocket handshake; false when `ws` has refused it, or the peer has gone. */
+    const open = (
+      incoming: IncomingMessage,
+      head: Buffer,
+      { protocol, serializer }: Asked,
+      client: Client
+    ): boolean => {
+      const { socket } = incoming
+      if (socket.destroyed) return false
       // `ws` sees the one that was chosen: it would refuse what is not written as a token, and others are not its business.
-      if (protocol.chosen === undefined) delete incoming.headers["sec-websocket-protocol"]
-      else incoming.headers["sec-websocket-protocol"] = protocol.chosen
+      const { "sec-websocket-protocol": offered } = incoming.headers
+      if (offered !== undefined) incoming.headers["sec-websocket-protocol"] = protocol.chosen
+      let opened = false
+      wss.handleUpgrade(incoming, socket, head, (ws) => {
+        opened = true
+        // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
+        ws.on("error", ignore)
+        inflateAtOnce(ws)
+        const wire = new Wire(ws, socket, port)
+        wire.serve(acceptor.open(wire, serializer, client))
+      })
+      // The application may still look.
+      if (offered !== undefined) incoming.headers["sec-websocket-protocol"] = offered
+      return opened
+    }
+
+    const route: Admission.Route = Effect.fnUntraced(function*(request, pathParams) {
+      const incoming = Admission.incomingOf(request)
+      const { socket } = incoming
+      const screened = screen(request, pathParams)
+      if (Result.isFailure(screened)) return screened.failure
+      const asked = screened.success
+      const shown = withoutToken(request, asked.protocol)
+      // Upgrades may be half open, so a client that leaves is cut off; then the HTTP server interrupts the route.
+      socket.on("end", cutOff)
+      const connected = yield* Effect.result(connect(shown, asked))
+      socket.off("end", cutOff)
+      if (Result.isFailure(connected)) return yield* errorHandler(connected.failure, shown)
+      const refused = impediment(request)
+      if (refused !== undefined) return refused
       if (!takeOver(request)) return refuse(400)
-      const ws = upgrade(wss, incoming, port.system)
-      if (ws === undefined) return refuse(400)
-      const wire = new Wire(ws, incoming.socket, port)
-      wire.serve(acceptor.open(wire, serializer, connected.success))
+      const { head = noHead, listeners = undefined } = server?.upgrades.get(incoming) ?? {}
+      const others = endListeners(socket)
+      if (!open(incoming, head, asked, connected.success)) return refuse(400)
+      if (listeners !== undefined) {
+        const own = endListeners(socket).filter((listener) => !others.includes(listener))
+        // The HTTP server may begin to listen only when this route has returned.
+        port.system.ready({
+          run: () => {
+            forgetRequest(socket, listeners, own)
+            return 1
+          },
+          failed: ignore
+        })
+      }
       return HttpServerResponse.empty({ status: 101 })
     })
+
+    // Effect's HTTP span would hold the whole URL, and a token with it.
+    const context = Context.add(yield* Effect.context<Scope.Scope>(), HttpMiddleware.TracerDisabledWhen, () => true)
+    const scope = yield* Effect.scope
+    const fork = Effect.runForkWith(context)
+
+    /** Has Effect's HTTP server write the response to a handshake that has not come through it. */
+    const answer = (
+      incoming: IncomingMessage,
+      head: Buffer,
+      respond: (request: Request) => Effect.Effect<Response, never>
+    ): void => {
+      const response = Effect.flatMap(HttpServerRequest.HttpServerRequest, respond).pipe(Admission.logCrash(name))
+      fork(Effect.map(
+        NodeHttpServer.makeUpgradeHandler(noUpgrade, response, { scope }),
+        (handler) => handler(incoming, incoming.socket, head)
+      ))
+    }
+
+    const take: Take = (incoming, head, pathParams) => {
+      const { socket } = incoming
+      const bare = new Admission.BareRequest(incoming)
+      const screened = screen(bare, pathParams)
+      if (Result.isFailure(screened)) return answer(incoming, head, () => Effect.succeed(screened.failure))
+      const asked = screened.success
+      const decided = (exit: Exit.Exit<Client, Socket.Refused>): void => {
+        if (exit._tag === "Success") {
+          const refused = impediment(bare)
+          if (refused !== undefined) answer(incoming, head, () => Effect.succeed(refused))
+          else open(incoming, head, asked, exit.value)
+        } else if (scope.state._tag === "Closed") socket.destroy()
+        else {
+          answer(incoming, head, (request) =>
+            Effect.catch(
+              Effect.failCause(exit.cause),
+              (refused) => errorHandler(refused, withoutToken(request, asked.protocol))
+            ))
+        }
+      }
+      const fiber = fork(connect(withoutToken(bare, asked.protocol), asked))
+      const exit = fiber.pollUnsafe()
+      if (exit !== undefined) return decided(exit)
+      const leave = () => fiber.interruptUnsafe()
+      socket.on("error", ignore).on("end", cutOff).on("close", leave)
+      fiber.addObserver((exit) => {
+        socket.off("error", ignore).off("end", cutOff).off("close", leave)
+        if (!socket.destroyed) decided(exit)
+      })
+      Fiber.runIn(fiber, scope)
+    }
+
+    return { route, take }
   })
+
+/** Of a server that is not one of `Endpoint.layer` it is not known what came along with the handshake. */
+const noHead = Buffer.alloc(0)
+
+const noUpgrade = Effect.die(new Error("the response to a handshake is a response, and no upgrade"))
 
 /** Why a request cannot become a WebSocket, in words that name the header. */
 const problemOf = (headers: IncomingHttpHeaders): string | undefined => {
@@ -169,13 +298,20 @@ function cutOff(this: NetSocket): void {
   this.destroy()
 }
 
+interface WithHeaders<A> extends Pick<Admission.Asking, "headers"> {
+  readonly modify: (options: { readonly headers: Headers.Headers }) => A
+}
+
 /** The token is no header that an application would look for, or log. */
-const withoutToken = (request: Request, { asked, authToken }: Chosen) =>
-  authToken === undefined ? request : request.modify({
+const withoutToken = <A extends WithHeaders<A>>(request: A, { asked, authToken }: Chosen): A => {
+  if (authToken === undefined) return request
+  const headers = Headers.fromInput(request.headers)
+  return request.modify({
     headers: asked.length === 0
-      ? Headers.remove(request.headers, "sec-websocket-protocol")
-      : Headers.set(request.headers, "sec-websocket-protocol", asked.join(", "))
+      ? Headers.remove(headers, "sec-websocket-protocol")
+      : Headers.set(headers, "sec-websocket-protocol", asked.join(", "))
   })
+}
 
 const refuse = (status: number): Response => HttpServerResponse.empty({ status, headers: { "content-length": "0" } })
 
@@ -192,36 +328,6 @@ const serverOptions = (
   perMessageDeflate: compress ? deflateOptions : false,
   WebSocket: Connection
 })
-
-/** The WebSocket handshake; undefined when `ws` has refused it, or the peer has gone. */
-const upgrade = (
-  wss: Server<typeof Connection>,
-  incoming: IncomingMessage,
-  system: System
-): Connection | undefined => {
-  const { socket } = incoming
-  if (socket.destroyed) return undefined
-  const before = endListeners(socket)
-  let connection: Connection | undefined
-  wss.handleUpgrade(incoming, socket, headOf(incoming), (ws) => {
-    // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
-    ws.on("error", ignore)
-    inflateAtOnce(ws)
-    connection = ws
-  })
-  const own = endListeners(socket).filter((listener) => !before.includes(listener))
-  // The HTTP server may begin to listen only when this route has returned.
-  if (connection !== undefined) {
-    system.ready({
-      run: () => {
-        forgetRequest(incoming, own)
-        return 1
-      },
-      failed: ignore
-    })
-  }
-  return connection
-}
 
 const ignore = (): void => {}
 

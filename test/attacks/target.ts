@@ -1,7 +1,6 @@
 /**
  * A server to attack, and somebody on it who must not notice: the witness. Afterwards nothing may be left of an attack.
  */
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Cause, Context, Effect, Exit, Layer, Logger, Metric, Schema, Scope } from "effect"
 import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
@@ -147,7 +146,7 @@ export const start = Effect.fnUntraced(function*({ headersTimeout, longpoll, web
     Layer.provideMerge(Online.layer()),
     Layer.provideMerge(PubSub.layer),
     Layer.provideMerge(Token.layer({ secretKeyBase })),
-    Layer.provideMerge(NodeHttpServer.layer(() => Endpoint.prepareServer(http), { port: 0, host: "127.0.0.1" })),
+    Layer.provideMerge(Endpoint.layer(() => http, { port: 0, host: "127.0.0.1" })),
     Layer.provide(Logger.layer([logger])),
     Layer.provideMerge(Layer.succeed(Metric.MetricRegistry, new Map()))
   )

@@ -1,5 +1,4 @@
 /** phoenix.js as npm has it, unchanged, over real sockets. */
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -340,7 +339,7 @@ const serve = Effect.fnUntraced(function*(options: Omit<Endpoint.Options, "path"
     Layer.provide([RoomLive, SlowLive, UserSocketLive]),
     Layer.provide(PubSub.layer),
     Layer.provideMerge(
-      NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+      Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
     )
   )
   const scope = yield* Scope.make()

@@ -1,7 +1,7 @@
 /**
  * The fixture application of the conformance suite, on the public API alone: it answers as the same application on Phoenix.
  */
-import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { NodeRuntime } from "@effect/platform-node"
 import { Cause, Config, Console, Context, Effect, Layer, References } from "effect"
 import { Channel, Endpoint, Message, Presence, Process, PubSub, Socket } from "effect-channels"
 import { HttpEffect, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
@@ -295,7 +295,7 @@ const Main = Layer.unwrap(Effect.gen(function*() {
     Layer.provide([RoomLive, HereLive, NotificationsLive, UserSocketLive]),
     Layer.provide(Online.layer()),
     Layer.provide(PubSub.layer),
-    Layer.provide(NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port, host: "127.0.0.1" })),
+    Layer.provide(Endpoint.layer(createServer, { port, host: "127.0.0.1" })),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Warn"))
   )
 }))

@@ -1,4 +1,3 @@
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, type Duration, Effect, Exit, Fiber, Layer, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -22,7 +21,7 @@ const serve = Effect.fnUntraced(function*(status: () => PubSub.Status, delay?: D
     Layer.provide(Http),
     Layer.provide([Endpoint.Readiness.layer, PubSub.layerAdapter(() => Effect.succeed(adapter))]),
     Layer.provideMerge(
-      NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+      Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
     )
   )
   const scope = yield* Scope.make()

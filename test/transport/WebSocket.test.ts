@@ -10,22 +10,25 @@ import { Socket as Phoenix } from "phoenix"
 import { WebSocket } from "ws"
 import * as Endpoint from "../../src/Endpoint.ts"
 import * as Process from "../../src/Process.ts"
-import { Client, endings, plain, start, type TestServer, until } from "./server.ts"
+import { Client, endings, plain, start, type TestServer, until, ways } from "./server.ts"
 
 const mount: Endpoint.Options = { path: "/socket" }
 
-/** A test against a server on a real port, on the real clock. */
+/** A test against a server on a real port, on the real clock, for each way of a handshake. */
 const over = (
   name: string,
   body: (server: TestServer) => Promise<void>,
   mounts: ReadonlyArray<Endpoint.Options> = [mount]
-) =>
-  it.live(name, () =>
-    Effect.gen(function*() {
-      endings.length = 0
-      const server = yield* start(mounts)
-      yield* Effect.promise(() => body(server))
-    }))
+) => {
+  for (const [suffix, way] of ways) {
+    it.live(`${name}${suffix}`, () =>
+      Effect.gen(function*() {
+        endings.length = 0
+        const server = yield* start(mounts.map(way))
+        yield* Effect.promise(() => body(server))
+      }))
+  }
+}
 
 const url = (server: TestServer, query = "vsn=2.0.0", path = "/socket/websocket") =>
   `ws://127.0.0.1:${server.port}${path}?${query}`

@@ -1,4 +1,3 @@
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Effect, Exit, Layer, Logger, References, Result } from "effect"
 import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
@@ -14,7 +13,7 @@ import * as Serializer from "../../src/Serializer.ts"
 import * as Socket from "../../src/Socket.ts"
 import * as Telemetry from "../../src/Telemetry.ts"
 import * as Token from "../../src/Token.ts"
-import { Client } from "./server.ts"
+import { Client, ways } from "./server.ts"
 
 interface Line {
   readonly level: string
@@ -54,7 +53,7 @@ const handshake = {
   "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="
 }
 
-const http = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+const http = Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
 
 /** A key and a certificate that is signed by it: X.509 at its smallest. */
 const makeCertificate = () => {
@@ -151,13 +150,18 @@ const open = Effect.fnUntraced(function*(
 
 const mount: Endpoint.Options = { path: "/socket" }
 
-/** A test against a door that nobody else comes to. */
+/** A test against a door that nobody else comes to, for each way of a handshake. */
 const at = (
   name: string,
   mounts: ReadonlyArray<Endpoint.Options>,
   body: (door: Door) => Promise<void>,
   options?: Parameters<typeof open>[1]
-) => it.live(name, () => Effect.flatMap(open(mounts, options), (door) => Effect.promise(() => body(door))))
+) => {
+  for (const [suffix, way] of ways) {
+    it.live(`${name}${suffix}`, () =>
+      Effect.flatMap(open(mounts.map(way), options), (door) => Effect.promise(() => body(door))))
+  }
+}
 
 const only = <A>(all: ReadonlyArray<A>): A => {
   const [one, ...more] = all
@@ -235,11 +239,8 @@ describe("what connect is told", () => {
   it.live("over TLS: the scheme is https, and the peer's certificate is there if it has one", () =>
     Effect.gen(function*() {
       const [own, clients] = [makeCertificate(), makeCertificate()]
-      const secure = NodeHttpServer.layer(
-        () =>
-          Endpoint.prepareServer(
-            createSecureServer({ cert: own.cert, key: own.key, requestCert: true, rejectUnauthorized: false })
-          ),
+      const secure = Endpoint.layer(
+        () => createSecureServer({ cert: own.cert, key: own.key, requestCert: true, rejectUnauthorized: false }),
         { port: 0, host: "127.0.0.1" }
       )
       const door = yield* open([{ path: "/socket", websocket: { checkOrigin: "conn" } }], { http: secure })

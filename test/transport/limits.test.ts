@@ -1,4 +1,3 @@
-import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Logger, Scope } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
@@ -110,7 +109,7 @@ describe("lossy events", () => {
       Layer.provide([GameLive, GameSocketLive]),
       Layer.provideMerge(PubSub.layer),
       Layer.provideMerge(
-        NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+        Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
       ),
       Layer.provide(Logger.layer([]))
     )
@@ -259,14 +258,17 @@ describe("connections", () => {
 })
 
 it.live("what comes before the application is there is answered 503", () =>
-  Effect.promise(async () => {
-    const server = Endpoint.prepareServer(createServer())
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-    const address = server.address()
-    const port = address !== null && typeof address === "object" ? address.port : 0
-    assert.strictEqual((await fetch(`http://127.0.0.1:${port}/`)).status, 503)
-    assert.strictEqual(await Client.refused(url(port)), 503)
-    server.on("request", (_request, response) => response.end("here"))
-    assert.strictEqual(await (await fetch(`http://127.0.0.1:${port}/`)).text(), "here")
-    await new Promise((resolve) => server.close(resolve))
+  Effect.gen(function*() {
+    const server = createServer()
+    const { address } = Context.get(
+      yield* Layer.build(Endpoint.layer(() => server, { port: 0, host: "127.0.0.1" })),
+      HttpServer.HttpServer
+    )
+    const port = "port" in address ? address.port : 0
+    yield* Effect.promise(async () => {
+      assert.strictEqual((await fetch(`http://127.0.0.1:${port}/`)).status, 503)
+      assert.strictEqual(await Client.refused(url(port)), 503)
+      server.on("request", (_request, response) => response.end("here"))
+      assert.strictEqual(await (await fetch(`http://127.0.0.1:${port}/`)).text(), "here")
+    })
   }))

@@ -67,9 +67,21 @@ export interface TestServer {
   readonly errors: Array<string>
 }
 
+/** The ways of a handshake, by what is added to the name of a test. */
+export const ways: ReadonlyArray<readonly [suffix: string, of: (mount: Endpoint.Options) => Endpoint.Options]> = [
+  ["", (mount) => mount],
+  [
+    ", through the router",
+    ({ websocket = true, ...mount }) => ({
+      ...mount,
+      websocket: websocket !== false && { ...websocket === true ? {} : websocket, middleware: true }
+    })
+  ]
+]
+
 const Hello = HttpRouter.add("GET", "/hello", HttpServerResponse.text("hello"))
 
-const prepared = NodeHttpServer.layer(() => Endpoint.prepareServer(createServer()), { port: 0, host: "127.0.0.1" })
+const own = Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
 
 /** An HTTP server that knows nothing of sockets. */
 export const plain = NodeHttpServer.layer(createServer, {
@@ -81,7 +93,7 @@ export const plain = NodeHttpServer.layer(createServer, {
 /** Starts a server; it stops with the test's scope. */
 export const start = Effect.fnUntraced(function*(
   mounts: ReadonlyArray<Endpoint.Options>,
-  http: typeof plain = prepared
+  http: typeof plain = own
 ) {
   const errors: Array<string> = []
   const logger = Logger.make(({ cause, logLevel, message }) => {
