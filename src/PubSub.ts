@@ -82,6 +82,8 @@ export class PubSub extends Context.Service<PubSub, {
   readonly node: string
   /** Subscribes; complete once messages of the whole cluster arrive. The same subscriber may do so again and gets messages twice. */
   readonly subscribe: (topic: string, subscriber: Subscriber) => Effect.Effect<Subscription>
+  /** As `subscribe`, but at once and not when the Effect is run: an Exit where there is nothing to wait for. */
+  readonly subscribeUnsafe: (topic: string, subscriber: Subscriber) => Effect.Effect<Subscription>
   readonly unsubscribe: (subscription: Subscription) => Effect.Effect<void>
   /** Ends all subscriptions that a process has to a topic. */
   readonly unsubscribeAll: (topic: string, pid: Process.Pid) => Effect.Effect<void>
@@ -211,14 +213,15 @@ export const layerAdapter = <E, R>(
 const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Service"] => {
   const dispatch = (topic: string, message: unknown, from?: Process.Pid) =>
     Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
+  const subscribe = (topic: string, subscriber: Subscriber): Effect.Effect<Subscription> => {
+    const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
+    if (Exit.isExit(live)) return Effect.succeed(entry)
+    return Effect.as(live, entry).pipe(Effect.onError(() => Effect.sync(() => topics.remove(entry))))
+  }
   return {
     node: adapter.node,
-    subscribe: (topic, subscriber) =>
-      Effect.suspend(() => {
-        const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
-        if (Exit.isExit(live)) return Effect.succeed(entry)
-        return Effect.as(live, entry).pipe(Effect.onError(() => Effect.sync(() => topics.remove(entry))))
-      }),
+    subscribe: (topic, subscriber) => Effect.suspend(() => subscribe(topic, subscriber)),
+    subscribeUnsafe: subscribe,
     unsubscribe: (subscription) =>
       Effect.sync(() => {
         if (subscription instanceof Entry) topics.remove(subscription)

@@ -363,8 +363,8 @@ export const v2: Serializer = make("V2", {
         message: "A V2 message is the JSON array [join_ref, ref, topic, event, payload], and this is none."
       })
     }
-    const [joinRef, ref, topic, event, payload] = value as ReadonlyArray<unknown>
-    return { joinRef, ref, topic, event, payload }
+    // Not taken apart by a pattern, which goes through an iterator.
+    return { joinRef: value[0], ref: value[1], topic: value[2], event: value[3], payload: value[4] }
   },
   encode: (message) => {
     const { joinRef, payload, ref, topic } = message

@@ -67,7 +67,7 @@ describe("a connection whose id cannot be subscribed to", () => {
   const withSubscribe = (subscribe: Effect.Effect<never>) =>
     Effect.provideServiceEffect(
       PubSub.PubSub,
-      Effect.map(PubSub.PubSub, (pubsub) => ({ ...pubsub, subscribe: () => subscribe }))
+      Effect.map(PubSub.PubSub, (pubsub) => ({ ...pubsub, subscribeUnsafe: () => subscribe }))
     )
 
   it.effect("is closed with 1011 and logged", () =>

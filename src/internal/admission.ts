@@ -4,6 +4,7 @@ import type { IncomingMessage } from "node:http"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
 import { FilterParameters } from "../Telemetry.ts"
+import { attempt, exitOf } from "./eager.ts"
 import { filterParameters, formatDuration } from "./filterParameters.ts"
 import type { PathParams } from "./httpServer.ts"
 import { type CheckOrigin, compileOrigin } from "./origin.ts"
@@ -114,7 +115,7 @@ export interface Admission {
   readonly isFull: (request: Asking) => boolean
   /** Who does the talking, in the version that the client asks for; undefined if nobody can, which is logged. */
   readonly negotiate: (params: Params) => Serializer.Serializer | undefined
-  /** Asks the application. */
+  /** Asks the application, at once; an Exit where it has decided at once. */
   readonly connect: (
     request: Asking,
     params: Params,
@@ -142,7 +143,10 @@ const isSecure = (request: Asking): boolean => {
 }
 
 /** The path and query, also where the request line has the whole address. */
-const targetOf = (request: Asking): string => (incomingOf(request).url ?? "").replace(/^[a-z]+:\/\/[^/?]*/i, "")
+const targetOf = (request: Asking): string => {
+  const { url = "" } = incomingOf(request)
+  return url.startsWith("/") ? url : url.replace(/^[a-z]+:\/\/[^/?]*/i, "")
+}
 
 const uriOf = (request: Asking): Socket.Uri => {
   const scheme = isSecure(request) ? "https" : "http"
@@ -274,6 +278,19 @@ export const make = (
     )
   }
 
+  /** Interrupts the application when it takes too long. */
+  const inTime = <A, E>(decision: Effect.Effect<A, E>): Effect.Effect<A, E> => {
+    if (connectTimeout === Infinity) return decision
+    return Effect.withFiber((fiber) => {
+      const { timers } = runtime.system
+      const timer = timers.after(connectTimeout, () => {
+        complain("connect_timeout", "the connect of a socket took longer than connectTimeout")
+        fiber.interruptUnsafe()
+      })
+      return Effect.onExit(decision, () => Effect.sync(() => timers.cancel(timer)))
+    })
+  }
+
   return {
     logRequest: (request) => {
       if (!isLogged(transportLog, runtime.context)) return
@@ -315,35 +332,30 @@ export const make = (
       }
       return negotiated
     },
-    connect: (request, params, serializer, authToken) =>
-      Effect.withFiber((fiber) => {
-        const { nanos: start, timers } = runtime.system
-        const timer = connectTimeout < Infinity
-          ? timers.after(connectTimeout, () => {
-            complain("connect_timeout", "the connect of a socket took longer than connectTimeout")
-            fiber.interruptUnsafe()
-          })
-          : undefined
-        return Effect.onExit(Effect.suspend(() => decide(request, params, authToken)), (exit) => {
-          if (timer !== undefined) timers.cancel(timer)
-          const nanos = runtime.system.nanos - start
-          meter.connectDuration.observe(nanos / 1e6)
-          const result = resultOf(exit)
-          meter[result]++
-          const { log: level } = acceptor
-          if (!isLogged(level, runtime.context) || (result !== "accepted" && result !== "refused")) return Effect.void
-          const reason = exit._tag === "Failure" ? Cause.findErrorOption(exit.cause) : Option.none()
-          const what = result === "accepted" ? "CONNECTED TO" : "REFUSED CONNECTION TO"
-          return Effect.logWithLevel(level)(`${what} ${name} in ${formatDuration(nanos)}`).pipe(
-            Effect.annotateLogs({
-              transport,
-              serializer: serializer.name,
-              parameters: shown(params),
-              ...Option.isSome(reason) && reason.value.reason !== undefined ? { reason: reason.value.reason } : {}
-            })
-          )
+    connect: (request, params, serializer, authToken) => {
+      const start = runtime.system.nanos
+      const decided = (exit: Exit.Exit<Client, Socket.Refused>): void => {
+        const nanos = runtime.system.nanos - start
+        meter.connectDuration.observe(nanos / 1e6)
+        const result = resultOf(exit)
+        meter[result]++
+        const { log: level } = acceptor
+        if (!isLogged(level, runtime.context) || (result !== "accepted" && result !== "refused")) return
+        const reason = exit._tag === "Failure" ? Cause.findErrorOption(exit.cause) : Option.none()
+        const what = result === "accepted" ? "CONNECTED TO" : "REFUSED CONNECTION TO"
+        report(level, runtime.context, `${what} ${name} in ${formatDuration(nanos)}`, {
+          transport,
+          serializer: serializer.name,
+          parameters: shown(params),
+          ...Option.isSome(reason) && reason.value.reason !== undefined ? { reason: reason.value.reason } : {}
         })
-      })
+      }
+      const decision = attempt(() => decide(request, params, authToken))
+      const exit = exitOf(decision)
+      if (exit === undefined) return Effect.onExit(inTime(decision), (exit) => Effect.sync(() => decided(exit)))
+      decided(exit)
+      return exit
+    }
   }
 }
 

@@ -365,15 +365,17 @@ export class ChannelServer extends Served {
   }
 }
 
-/** Outside of the class: a function with a body of its own for every channel would cost each of them its memory. */
-const join = Effect.fnUntraced(function*(self: ChannelServer, payload: unknown) {
+/** Mostly done at once, without a fiber. */
+const join = (self: ChannelServer, payload: unknown): Effect.Effect<Handlers, unknown> => {
   const { contract, join } = self.settings
   const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
-  if (decoded._tag === "Failure") return yield* Effect.fail(refusal(decoded.cause))
-  const handlers = yield* Effect.catch(join(self, decoded.value), (error) => {
+  if (decoded._tag === "Failure") return Exit.fail(refusal(decoded.cause))
+  const joined = Effect.catchEager(join(self, decoded.value), (error) => {
     if (contract.join !== undefined) return Effect.fail(orThrow(contract.join.encodeError(error)))
     return error instanceof Error ? Effect.die(error) : Effect.fail(error)
   })
-  yield* self.connection.pubsub.subscribe(self.topic, self)
-  return handlers ?? {}
-})
+  return Effect.flatMapEager(
+    joined,
+    (handlers) => Effect.mapEager(self.connection.pubsub.subscribeUnsafe(self.topic, self), () => handlers ?? {})
+  )
+}

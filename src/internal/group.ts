@@ -1,4 +1,4 @@
-import { type Context, type Duration, Effect, Exit } from "effect"
+import { type Context, type Duration, Effect } from "effect"
 import * as Process from "../Process.ts"
 import * as process from "./process.ts"
 
@@ -17,7 +17,7 @@ export class Group implements process.Behaviour, process.Parent {
   private start(system: process.System, context: Context.Context<never>, label: string): process.Process {
     const options = { ...process.defaultOptions, shutdown: Infinity }
     const started = new process.Process(system, system, context, { label }, options)
-    started.start(Exit.succeed(this), () => {})
+    started.begin(this)
     return started
   }
 

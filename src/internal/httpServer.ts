@@ -23,6 +23,8 @@ export type Take = (request: IncomingMessage, head: Buffer, pathParams: PathPara
 export class Handshakes {
   private readonly takers = new Map<FindMyWay.PathInput, Take>()
   private router = FindMyWay.make<Take>()
+  /** Those without variables, for requests that ask for them as they are written: nearly all. */
+  private readonly exact = new Map<string, Take>()
 
   /** Returns how to take it away again. */
   add(path: FindMyWay.PathInput, take: Take): () => void {
@@ -36,7 +38,11 @@ export class Handshakes {
 
   private build(): void {
     this.router = FindMyWay.make()
-    for (const [path, take] of this.takers) this.router.on("GET", path, take)
+    this.exact.clear()
+    for (const [path, take] of this.takers) {
+      this.router.on("GET", path, take)
+      if (!/[:*]/.test(path)) this.exact.set(path, take)
+    }
   }
 
   /** Whether somebody has answered. */
@@ -45,7 +51,13 @@ export class Handshakes {
     // The whole address in place of a path is left to the router, as are other methods than GET.
     if (request.method !== "GET" || !url.startsWith("/")) return false
     const query = url.indexOf("?")
-    const found = this.router.find("GET", query < 0 ? url : url.slice(0, query))
+    const path = query < 0 ? url : url.slice(0, query)
+    const exact = this.exact.get(path)
+    if (exact !== undefined) {
+      exact(request, head, {})
+      return true
+    }
+    const found = this.router.find("GET", path)
     found?.handler(request, head, found.params)
     return found !== undefined
   }
@@ -58,6 +70,8 @@ export interface Prepared {
   readonly handshakes: Handshakes
   /** Those that were left to the router. */
   readonly upgrades: WeakMap<IncomingMessage, Upgrade>
+  /** A handshake is answered with an ordinary response, after which Node leaves its connection alone: sees that it ends. */
+  readonly refusing: (socket: Duplex) => void
 }
 
 /** The server that an application runs on, if it is one of `Endpoint.layer`. */
@@ -67,7 +81,6 @@ export const CurrentServer = Context.Reference<Prepared | undefined>("effect-cha
 
 /** Prepares a server, as `Endpoint.layer` says. */
 export const prepare = (server: Server): Prepared => {
-  const prepared: Prepared = { closing: new Set(), handshakes: new Handshakes(), upgrades: new WeakMap() }
   // Node waits for connections that have not made a request yet, for as long as they like.
   const unused = new Set<Duplex>()
   const answered = new Set<Duplex>()
@@ -76,11 +89,16 @@ export const prepare = (server: Server): Prepared => {
     unused.delete(this)
     answered.delete(this)
   }
-  /** What an upgrade is answered with may be an ordinary response, after which Node leaves the connection alone. */
   function onFinish(this: Duplex) {
     answered.add(this)
     // Unread bytes would keep it open for good.
     this.resume()
+  }
+  const prepared: Prepared = {
+    closing: new Set(),
+    handshakes: new Handshakes(),
+    upgrades: new WeakMap(),
+    refusing: (socket) => void socket.on("finish", onFinish)
   }
   const used = ({ socket }: IncomingMessage) => void unused.delete(socket)
   /** The latest on each connection. */
@@ -104,13 +122,13 @@ export const prepare = (server: Server): Prepared => {
       socket.end("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
       return
     }
+    prepared.refusing(socket)
     prepared.upgrades.set(request, { head, listeners: endListeners(socket) })
   })
   // A listener could not keep those that come after it from answering as well.
   const emit: (event: string, ...args: Array<unknown>) => boolean = server.emit.bind(server)
   const emitUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer): boolean => {
     used(request)
-    socket.on("finish", onFinish)
     // One that is still to be written would end up among the frames. No client sends a handshake right behind a request.
     const isFree = responses.get(socket)?.writableFinished !== false
     responses.delete(socket)

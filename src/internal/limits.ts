@@ -21,14 +21,14 @@ export const rateOf = (name: string, rate: Rate | false): Rate | undefined => {
 export class TokenBucket {
   private readonly rate: Rate
   private readonly clock: Clock.Clock
+  /** It is full before the first is taken, whenever that is. */
   private tokens: number
-  private filledAt: number
+  private filledAt = 0
 
   constructor(rate: Rate, clock: Clock.Clock) {
     this.rate = rate
     this.clock = clock
     this.tokens = rate.burst
-    this.filledAt = clock.currentTimeMillisUnsafe()
   }
 
   take(): boolean {

@@ -153,6 +153,13 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return known
   }
 
+  /** Starts where there is nothing to do before the first message. */
+  begin(behaviour: Behaviour): void {
+    this.behaviour = behaviour
+    if (this.ending === undefined) this.rest()
+    else this.end(this.ending)
+  }
+
   /**
    * Runs `init` as the first turn. `started` is told once: that there is a process now, before its first message, or that
    * there is none, after all it had acquired is released.
@@ -164,9 +171,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       if (this.phase === Ended) return exit._tag === "Success" ? this.abandon(exit.value) : undefined
       if (exit._tag === "Success") {
         this.unwatch(watcher)
-        this.behaviour = exit.value
-        if (this.ending === undefined) this.rest()
-        else this.end(this.ending)
+        this.begin(exit.value)
         return started(Exit.void)
       }
       // A failed start is not logged: the caller gets the cause.

@@ -101,11 +101,15 @@ export const decodeQuery = (query: string): Result.Result<Params, QueryError> =>
 
 const decodePlain = (query: string): Params => {
   const params: { [name: string]: Param } = Object.create(null)
-  for (const segment of (query.startsWith("?") ? query.slice(1) : query).split("&")) {
-    if (segment === "") continue
+  let start = query.startsWith("?") ? 1 : 0
+  while (start < query.length) {
+    const ampersand = query.indexOf("&", start)
+    const end = ampersand < 0 ? query.length : ampersand
+    const segment = query.slice(start, end)
     const equals = segment.indexOf("=")
-    if (equals < 0) params[segment] = ""
-    else params[segment.slice(0, equals)] = segment.slice(equals + 1)
+    if (equals >= 0) params[segment.slice(0, equals)] = segment.slice(equals + 1)
+    else if (segment !== "") params[segment] = ""
+    start = end + 1
   }
   return params
 }

@@ -123,7 +123,7 @@ export abstract class Served implements process.Behaviour, process.Subject {
   start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
     this.joinDone = done
     this.startedAt = this.process.system.nanos
-    this.process.start(Exit.succeed(this), () => {})
+    this.process.begin(this)
     this.process.push(new JoinRequest(payload))
     // Its turn now and not in the run queue: most joins are done at once, and the connection waits for this one.
     this.process.run()

@@ -1,4 +1,4 @@
-import { Cause, Context, Effect, Exit, Result, type Tracer } from "effect"
+import { Cause, Context, Effect, type Exit, Result, type Tracer } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
@@ -134,9 +134,12 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     this.joins = maxJoinRate && new TokenBucket(maxJoinRate, clock)
     this.messages = maxMessageRate && new TokenBucket(maxMessageRate, clock)
     this.process = new process.Process(runtime.system, runtime.socketGroup, runtime.context, this)
-    this.process.start(client.id === undefined ? Exit.succeed(this) : this.subscribe(client.id), (exit) => {
-      if (exit._tag === "Failure") this.notStarted(exit.cause)
-    })
+    if (client.id === undefined) this.process.begin(this)
+    else {
+      this.process.start(this.subscribe(client.id), (exit) => {
+        if (exit._tag === "Failure") this.notStarted(exit.cause)
+      })
+    }
   }
 
   get label(): string {
@@ -206,7 +209,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     const deliver = (message: unknown) => {
       if (isDisconnect(message)) this.process.signal(process.shutdown("disconnected"))
     }
-    return Effect.as(this.runtime.pubsub.subscribe(id, { pid: this.pid, deliver }), this)
+    return Effect.mapEager(this.runtime.pubsub.subscribeUnsafe(id, { pid: this.pid, deliver }), () => this)
   }
 
   // --- the mailbox --------------------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ export type Protocol =
   /** The token is not Base64. */
   | { readonly _tag: "Malformed" }
 
+/** What a client gets that asks for nothing. */
+const nothing: Chosen = { _tag: "Chosen", chosen: undefined, asked: [], authToken: undefined }
+
 /** The `btoa` of phoenix.js makes a byte of each character, or fails; other clients may encode UTF-8. */
 const decodeToken = (text: string): string | undefined => {
   if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.replace(/=+$/, "").length % 4 === 1) return undefined
@@ -40,7 +43,8 @@ export const chooseProtocol = (
   spoken: ReadonlyArray<string> | undefined,
   authToken: boolean
 ): Protocol => {
-  const entries = header?.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "") ?? []
+  if (header === undefined) return nothing
+  const entries = header.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "")
   const tokens = authToken ? entries.filter(isToken) : []
   const [encoded] = tokens
   const single = tokens.length === 1 && encoded !== undefined
@@ -50,7 +54,7 @@ export const chooseProtocol = (
   const own = authToken ? ["phoenix", ...spoken ?? []] : spoken
   const chosen = own?.find((protocol) => asked.includes(protocol))
   // A client that sends a token and nothing else asks for no protocol.
-  const asks = header !== undefined && !(single && asked.length === 0)
+  const asks = !(single && asked.length === 0)
   if (own !== undefined && asks && chosen === undefined) {
     return { _tag: "Mismatch", asked: asked.filter((entry) => !isToken(entry)) }
   }

@@ -11,6 +11,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:
 import type { Socket as NetSocket } from "node:net"
 import { type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
+import { exitOf } from "../internal/eager.ts"
 import { CurrentServer, endListeners, forgetRequest, type PathParams, type Take } from "../internal/httpServer.ts"
 import { deflateOptions, inflateAtOnce } from "../internal/inflate.ts"
 import type { Params } from "../internal/query.ts"
@@ -231,6 +232,7 @@ export const make = (
       head: Buffer,
       respond: (request: Request) => Effect.Effect<Response, never>
     ): void => {
+      server?.refusing(incoming.socket)
       const response = Effect.flatMap(HttpServerRequest.HttpServerRequest, respond).pipe(Admission.logCrash(name))
       fork(Effect.map(
         NodeHttpServer.makeUpgradeHandler(noUpgrade, response, { scope }),
@@ -258,9 +260,10 @@ export const make = (
             ))
         }
       }
-      const fiber = fork(connect(withoutToken(bare, asked.protocol), asked))
-      const exit = fiber.pollUnsafe()
+      const decision = connect(withoutToken(bare, asked.protocol), asked)
+      const exit = exitOf(decision)
       if (exit !== undefined) return decided(exit)
+      const fiber = fork(decision)
       const leave = () => fiber.interruptUnsafe()
       socket.on("error", ignore).on("end", cutOff).on("close", leave)
       fiber.addObserver((exit) => {
@@ -285,14 +288,16 @@ const problemOf = (headers: IncomingHttpHeaders): string | undefined => {
   const version = headers["sec-websocket-version"]
   if (host === undefined) return "'host' header is absent"
   // Without it the HTTP server has not let go of the connection.
-  if (!names(connection, "upgrade")) return `'connection' header must contain 'upgrade', ${got(connection)}`
-  if (!names(upgrade, "websocket")) return `'upgrade' header must contain 'websocket', ${got(upgrade)}`
+  if (!upgradeList.test(connection ?? "")) return `'connection' header must contain 'upgrade', ${got(connection)}`
+  if (!webSocketList.test(upgrade ?? "")) return `'upgrade' header must contain 'websocket', ${got(upgrade)}`
   if (!headers["sec-websocket-key"]) return "'sec-websocket-key' header is absent"
   return version === "13" ? undefined : `'sec-websocket-version' header must equal '13', ${got(version)}`
 }
 
-const names = (header: string | undefined, word: string): boolean =>
-  header?.split(",").some((entry) => entry.trim().toLowerCase() === word) === true
+/** Whether a header is a list with this word in it. */
+const listOf = (word: string) => new RegExp(`(?:^|,)\\s*${word}\\s*(?:,|$)`, "i")
+const upgradeList = listOf("upgrade")
+const webSocketList = listOf("websocket")
 
 function cutOff(this: NetSocket): void {
   this.destroy()

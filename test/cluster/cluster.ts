@@ -132,13 +132,13 @@ export class Network implements Fabric {
     if (from === to || !this.nodes.has(from) || receiver === undefined) return Effect.void
     return Effect.gen({ self: this }, function*() {
       const { delay, doubled, loss } = this.weather
-      const luck = yield* Random.nextIntBetween(0, 100)
+      const luck = yield* Random.nextIntBetween(0, 99)
       const copies = luck < loss ? 0 : luck >= 100 - doubled ? 2 : 1
       this.packets++
       this.bytes += text.length
       for (let copy = 0; copy < copies; copy++) {
         yield* Effect.forkDetach(
-          Effect.sleep(yield* Random.nextIntBetween(1, delay + 1)).pipe(
+          Effect.sleep(yield* Random.nextIntBetween(1, delay)).pipe(
             Effect.map(() => {
               if (this.nodes.get(to) !== receiver || this.cuts.has(`${from} ${to}`)) return
               if (receiver.topics.has(topic)) receiver.deliver(topic, JSON.parse(text))
