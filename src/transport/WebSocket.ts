@@ -1,8 +1,8 @@
 /**
  * The WebSocket transport: takes the connection from the HTTP server, by means of `ws`, and passes frames to and fro.
  *
- * It runs inside an ordinary route, with a `WebSocketServer` of its own for each mount, so that every mount has its own
- * options and the application's other routes share the port.
+ * Handshakes come from the server itself, where it is that of `Endpoint.layer`, or else through the router, as an ordinary
+ * route. Each mount has a `WebSocketServer` of its own, and so its own options; all share the port with other routes.
  */
 import { NodeHttpServer, NodeHttpServerRequest } from "@effect/platform-node"
 import { Context, Duration, Effect, Exit, Fiber, Result, Scope } from "effect"
