@@ -12,37 +12,52 @@ export const deflateOptions = { clientNoContextTakeover: true } as const
 const small = 1024
 const options = { finishFlush: constants.Z_SYNC_FLUSH, chunkSize: 1024, maxOutputLength: 16_384 }
 
-type Done = (error: Error | null, data?: Buffer) => void
-type Decompress = (data: Buffer, fin: boolean, done: Done) => void
+/** What a client leaves out at the end of each message (RFC 7692). */
+const trailer = Buffer.of(0, 0, 0xff, 0xff)
 
-/** The extension as `ws` has it; private to it, as where to find it is. */
-interface Deflate {
-  decompress: Decompress
-  /** Among the parts of a message that are inflated by zlib's threads. */
-  inParts?: boolean
+type Done = (error?: Error) => void
+
+/** What reads the frames of a connection; private to `ws`. */
+interface Receiver {
+  /** Inflates what a frame brings; then, if it is the last one of its message, goes on with {@link dataMessage}. */
+  decompress: (data: Buffer, done: Done) => void
+  readonly dataMessage: (done: Done) => void
+  readonly _fin: boolean
+  /** Other than 0 for the parts of a message. */
+  readonly _fragmented: number
+  readonly _fragments: Array<Buffer>
+  _messageLength: number
+  /** 0 for any. */
+  readonly _maxPayload: number
 }
 
-/** Changes how a connection of `ws` inflates, if the client may compress. */
+const parts = ["decompress", "dataMessage", "_fin", "_fragmented", "_fragments", "_messageLength", "_maxPayload"]
+
+/** Changes how a connection of `ws` inflates; where that is made otherwise than is known here, it does as it would. */
 export const inflateAtOnce = (ws: object): void => {
-  const extensions: unknown = "_extensions" in ws ? ws._extensions : undefined
-  const deflate = (extensions as Partial<Record<string, Deflate>> | undefined)?.["permessage-deflate"]
-  if (deflate !== undefined && typeof deflate.decompress === "function") deflate.decompress = decompress
+  const receiver: unknown = "_receiver" in ws ? ws._receiver : undefined
+  if (typeof receiver !== "object" || receiver === null || !parts.every((part) => part in receiver)) return
+  ;(receiver as Receiver).decompress = decompress
 }
 
 // One function for all connections.
-function decompress(this: Deflate, data: Buffer, fin: boolean, done: Done): void {
-  const inflated = fin && this.inParts !== true && data.length <= small ? inflate(data) : undefined
-  this.inParts = !fin
-  // `ws` counts on being called back later; a microtask still comes before all that the message sets off.
-  // oxlint-disable-next-line eslint/no-restricted-globals
-  if (inflated !== undefined) queueMicrotask(() => done(null, inflated))
-  else (Object.getPrototypeOf(this) as Deflate).decompress.call(this, data, fin, done)
+function decompress(this: Receiver, data: Buffer, done: Done): void {
+  const isWhole = this._fin && this._fragmented === 0
+  const inflated = isWhole && data.length <= small ? inflate(data) : undefined
+  if (inflated === undefined || (this._maxPayload > 0 && inflated.length > this._maxPayload)) {
+    return (Object.getPrototypeOf(this) as Receiver).decompress.call(this, data, done)
+  }
+  if (inflated.length > 0) {
+    this._messageLength = inflated.length
+    this._fragments.push(inflated)
+  }
+  this.dataMessage(done)
 }
 
 /** Undefined for what is better left to `ws`: what becomes large, and what is not to be inflated at all. */
 const inflate = (data: Buffer): Buffer | undefined => {
   try {
-    return inflateShort(data) ?? inflateRawSync(data, options)
+    return inflateShort(data) ?? inflateRawSync(Buffer.concat([data, trailer]), options)
   } catch {
     return undefined
   }
