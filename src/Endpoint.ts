@@ -178,9 +178,9 @@ export type ServerServices = Layer.Success<ReturnType<typeof NodeHttpServer.laye
  * `NodeHttpServer.layer`; it does what cannot be done from within a route.
  *
  * - Handshakes of WebSockets are answered before the router and its middleware see them, as those of Phoenix are before its
- *   plugs. It makes connecting twice as fast, and of a connection nothing is kept that belongs to its request. Who may
- *   connect is said by `connect`, `checkOrigin` and the limits of the mount; `middleware` of {@link WebSocketOptions} has
- *   a mount go through the router all the same.
+ *   plugs. It makes connecting one and a half times as fast, and of a connection nothing is kept that belongs to its request.
+ *   Who may connect is said by `connect`, `checkOrigin` and the limits of the mount; `middleware` of
+ *   {@link WebSocketOptions} has a mount go through the router all the same.
  * - When the server is told to close, sockets are closed with 1012 at once, so that only HTTP requests use the time that
  *   the server grants to what is under way.
  * - Connections that have not made a request by then are cut; Node would wait for them without end.
