@@ -107,10 +107,8 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
       const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
       const server = yield* CurrentServer
       if (server === undefined && Option.isSome(yield* Effect.serviceOption(HttpServer.HttpServer))) {
-        yield* Effect.logWarning("the HTTP server will wait for open connections when it stops: use Endpoint.layer")
-          .pipe(
-            Effect.annotateLogs({ socket: socket.name })
-          )
+        const line = "the HTTP server will wait for open connections when it stops: use Endpoint.layer"
+        yield* Effect.annotateLogs(Effect.logWarning(line), { socket: socket.name })
       }
       const { authToken = false, host } = options
       const { longpoll = false, websocket = true } = options
@@ -150,8 +148,9 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
         const path = below(settings.path ?? WebSocket.defaults.path)
         yield* add(path, route)
         if (server !== undefined && settings.middleware !== true) {
+          const config = yield* HttpRouter.RouterConfig
           yield* Effect.acquireRelease(
-            Effect.sync(() => server.handshakes.add(path, take)),
+            Effect.sync(() => server.handshakes.add(path, take, config)),
             (remove) => Effect.sync(remove)
           )
         }

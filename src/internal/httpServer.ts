@@ -22,12 +22,18 @@ export type Take = (request: IncomingMessage, head: Buffer, pathParams: PathPara
 /** Who answers handshakes before the server's listeners, and so the router, see them: by path. */
 export class Handshakes {
   private readonly takers = new Map<FindMyWay.PathInput, Take>()
+  private config: Partial<FindMyWay.RouterConfig> = {}
   private router = FindMyWay.make<Take>()
   /** Those without variables, for requests that ask for them as they are written: nearly all. */
   private readonly exact = new Map<string, Take>()
 
-  /** Returns how to take it away again. */
-  add(path: FindMyWay.PathInput, take: Take): () => void {
+  /**
+   * Returns how to take it away again.
+   *
+   * @param config - how the application's router reads paths, so that these are read alike
+   */
+  add(path: FindMyWay.PathInput, take: Take, config: Partial<FindMyWay.RouterConfig> = {}): () => void {
+    this.config = config
     this.takers.set(path, take)
     this.build()
     return () => {
@@ -37,7 +43,7 @@ export class Handshakes {
   }
 
   private build(): void {
-    this.router = FindMyWay.make()
+    this.router = FindMyWay.make(this.config)
     this.exact.clear()
     for (const [path, take] of this.takers) {
       this.router.on("GET", path, take)

@@ -22,6 +22,17 @@ describe("handshakes", () => {
     assert.deepStrictEqual(taken, ["a {}", "b {\"b\":\"1\"}", "b {\"b\":\"2\"}"])
   })
 
+  it("are found as the application's router reads paths", () => {
+    const handshakes = new Handshakes()
+    const take = () => {}
+    const remove = handshakes.add("/a/b", take)
+    assert.isTrue(handshakes.take(request("/A/b"), head))
+    remove()
+    handshakes.add("/a/b", take, { caseSensitive: true })
+    assert.isFalse(handshakes.take(request("/A/b"), head))
+    assert.isTrue(handshakes.take(request("/a/b"), head))
+  })
+
   it("are left to the router with another method, or the whole address for a path", () => {
     const handshakes = new Handshakes()
     handshakes.add("/a", () => assert.fail("taken"))
