@@ -1,4 +1,5 @@
 import { Cause, Context, Effect, Exit, Fiber, Scope } from "effect"
+import { exitOf } from "./eager.ts"
 import { crash, type ExitReason, isGraceful, killed, shutdown, toExit } from "./exitReason.ts"
 import { Mailbox, nothing } from "./mailbox.ts"
 import type { Turn } from "./runQueue.ts"
@@ -178,7 +179,8 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       failure = Exit.failCause(exit.cause)
       this.end(this.interruptedBy(exit.cause) ?? crash(exit.cause))
     }
-    if (Exit.isExit(init) && init._tag === "Success") return done(init as Exit.Exit<Behaviour, E>)
+    const exit = exitOf(init)
+    if (exit?._tag === "Success") return done(exit)
     this.watch(watcher, watcher)
     this.work(this.fork(init), done)
   }
