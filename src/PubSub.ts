@@ -228,7 +228,7 @@ const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Ser
       }),
     unsubscribeAll: (topic, pid) => Effect.sync(() => topics.removeAll(topic, Process.fromPid(pid))),
     broadcast: (topic, message, from) => {
-      const broadcast = Effect.flatMap(adapter.broadcast(topic, message), () => dispatch(topic, message, from))
+      const broadcast = Effect.flatMapEager(adapter.broadcast(topic, message), () => dispatch(topic, message, from))
       if (!traced) return broadcast
       const event = isBroadcast(message) ? { "channels.event": message.event } : {}
       const options = { kind: "producer", attributes: { "channels.topic": topic, ...event } } as const

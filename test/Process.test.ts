@@ -379,7 +379,7 @@ describe("a mailbox", () => {
       Process.sendUnsafe(pid, -1)
       yield* settle
       for (let n = 0; n < 100_000; n++) Process.sendUnsafe(pid, n)
-      const messages: unknown = Reflect.get(Process.fromPid(pid), "messages")
+      const messages: unknown = Reflect.get(Process.fromPid(pid), "more")
       assert.isTrue(Array.isArray(messages) && messages.length < 5000)
       yield* Deferred.succeed(latch, undefined)
       yield* settle

@@ -335,7 +335,7 @@ describe("gauges", () => {
         for (const topic of topics) yield* attempt(socket, topic)
         const pids = (yield* Endpoint.channels(socket.server.pid)).map(({ pid }) => pid)
         const [pid = socket.server.pid] = pids
-        for (const { joinRef, topic } of socket.server.channels.values()) {
+        for (const { joinRef, topic } of socket.server.channels) {
           socket.server.receive(JSON.stringify([joinRef, "9", topic, endings[round % endings.length], {}]))
         }
         if (round % 2 === 0) yield* Process.exit(pid, Process.killed)

@@ -90,6 +90,8 @@ export class ChannelServer extends Served {
   /** The join message's ref serves as join_ref in pushes and replies where the client gave none. */
   private readonly ownRef: Message.Ref
   protected handlers: Handlers = {}
+  /** Whether each message that is handled is a line in the log. */
+  private readonly logsHandled: boolean
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
   private early: Array<SharedFrame> | undefined = undefined
@@ -105,6 +107,7 @@ export class ChannelServer extends Served {
   ) {
     super(definition, settings, place, message, topic)
     this.settings = settings
+    this.logsHandled = this.isReported(settings.logHandleIn)
     const { joinRef, ref } = message
     this.ownRef = joinRef === false ? ref : joinRef ?? ref
   }
@@ -244,7 +247,7 @@ export class ChannelServer extends Served {
   /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
   deliver(message: unknown, delivery: PubSub.Delivery): void {
     if (!Message.isBroadcast(message)) this.process.push(message)
-    else if (this.settings.contract.intercept.has(message.event)) this.process.push(new Intercepted(message))
+    else if (this.settings.contract.intercept?.has(message.event)) this.process.push(new Intercepted(message))
     else {
       const shared = delivery.memo(this.connection.serializer, message, encodeFastlane)
       if (shared === undefined) return
@@ -348,6 +351,7 @@ export class ChannelServer extends Served {
   }
 
   private reportHandled(message: Message.Inbound, nanos: number): void {
+    if (!this.logsHandled) return
     const { definition, settings, topic } = this
     const line = () => {
       const duration = formatDuration(nanos)

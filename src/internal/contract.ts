@@ -35,7 +35,8 @@ export interface Compiled {
   readonly join: CompiledEvent | undefined
   readonly incoming: ReadonlyMap<string, CompiledEvent> | undefined
   readonly outgoing: ReadonlyMap<string, { readonly encode: Codec; readonly decode: Codec }> | undefined
-  readonly intercept: ReadonlySet<string>
+  /** Undefined where nothing is intercepted. */
+  readonly intercept: ReadonlySet<string> | undefined
   readonly lossy: ReadonlyMap<string, "drop" | ((payload: unknown) => string)> | undefined
 }
 
@@ -80,7 +81,7 @@ export const compile = (schemas: Schemas): Compiled => {
     join: schemas.join && compileEvent(schemas.join),
     incoming: mapValues(schemas.incoming, compileEvent),
     outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
-    intercept: new Set(schemas.intercept),
+    intercept: schemas.intercept && new Set(schemas.intercept),
     lossy: schemas.lossy && new Map(Object.entries(schemas.lossy))
   }
 }

@@ -68,32 +68,32 @@ const encode = (frame: Frame, length: number): Buffer => {
   return bytes
 }
 
-interface Queue {
-  readonly ready: (turn: Turn) => void
+/** What the outboxes of many connections share. */
+export interface Post {
+  readonly system: { readonly ready: (turn: Turn) => void }
+  readonly meter: TransportMeter
 }
 
 /**
  * What one connection is sent: it waits for its turn, after the processes that are ready already, and leaves in one write,
  * which costs about as much for many frames as for one.
  */
-export class Outbox implements Turn {
-  private readonly queue: Queue
-  private readonly socket: Socket
-  private readonly meter: TransportMeter
+export class Outbox<P extends Post> implements Turn {
+  protected readonly port: P
+  protected readonly socket: Socket
   // Mostly there is one, which needs no array.
   private first: Item | undefined = undefined
   private rest: Array<Item> | undefined = undefined
 
-  constructor(queue: Queue, socket: Socket, meter: TransportMeter) {
-    this.queue = queue
+  constructor(port: P, socket: Socket) {
+    this.port = port
     this.socket = socket
-    this.meter = meter
   }
 
-  add(item: Item): void {
+  protected post(item: Item): void {
     if (this.first === undefined) {
       this.first = item
-      this.queue.ready(this)
+      this.port.system.ready(this)
     } else if (this.rest === undefined) this.rest = [item]
     // More would be no bargain, and what waits here is not seen by who looks at the socket.
     else if (this.rest.push(item) >= maxItems) this.run()
@@ -106,17 +106,20 @@ export class Outbox implements Turn {
     this.first = undefined
     this.rest = undefined
     if (!this.socket.writable) return 0
+    const { meter } = this.port
     if (rest === undefined) {
+      meter.framesOut++
       this.writeOne(first)
       return 1
     }
     rest.unshift(first)
+    meter.framesOut += rest.length
     this.writeAll(rest)
     return rest.length
   }
 
   /** Sends what there is, then a close frame, and closes. */
-  close(code: number): void {
+  protected postClose(code: number): void {
     this.run()
     if (this.socket.writable) this.socket.write(Buffer.from([closeFrame, 2, code >> 8, code & 0xff]))
     this.socket.destroySoon()
@@ -159,7 +162,7 @@ export class Outbox implements Turn {
   }
 
   private write(bytes: Buffer, length: number): void {
-    this.meter.bytesOut += length
+    this.port.meter.bytesOut += length
     this.socket.write(bytes)
   }
 }

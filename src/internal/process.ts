@@ -281,10 +281,9 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       } catch (defect) {
         effect = Exit.die(defect)
       }
-      let exit: Exit.Exit<unknown, unknown> | undefined
       // Most handlers of the library itself return an Exit and need no fiber at all.
-      if (Exit.isExit(effect)) exit = effect
-      else {
+      let exit = exitOf(effect)
+      if (exit === undefined) {
         const fiber = this.fork(effect)
         exit = fiber.pollUnsafe()
         if (exit === undefined) {
@@ -344,10 +343,8 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   /** Between two messages, with nothing at work: waits for the next one, or for its turn. */
   private rest(): void {
     this.turn = undefined
-    if (this.mailboxLength === 0) {
-      this.clear()
-      this.phase = Idle
-    } else {
+    if (this.mailboxLength === 0) this.phase = Idle
+    else {
       this.compact()
       this.phase = Ready
       this.system.ready(this)

@@ -1,4 +1,4 @@
-import { Cause, Context, Effect, Exit, type Tracer } from "effect"
+import { Cause, Context, Effect, Exit, type LogLevel, type Tracer } from "effect"
 import type * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
@@ -224,9 +224,13 @@ export abstract class Served implements process.Behaviour, process.Subject {
     this.report(this.settings.logJoin, () => `${what} ${brief(this.topic)} in ${formatDuration(nanos)}`, payload)
   }
 
+  protected isReported(level: Level): level is LogLevel.Severity {
+    return isLogged(level, this.process.context) && !this.topic.startsWith("phoenix")
+  }
+
   protected report(level: Level, line: () => string, payload: unknown): void {
+    if (!this.isReported(level)) return
     const { context } = this.process
-    if (!isLogged(level, context) || this.topic.startsWith("phoenix")) return
     report(level, context, line(), {
       parameters: filterParameters(payload, Context.get(context, FilterParameters))
     })

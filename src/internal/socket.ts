@@ -3,6 +3,7 @@ import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import { DecodeError, type Frame, type Serializer } from "../Serializer.ts"
+import { ByTopic } from "./byTopic.ts"
 import { brief } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
@@ -108,7 +109,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   readonly span: Tracer.AnySpan | undefined
   private readonly assigns: Context.Context<never>
   private readonly address: string | undefined
-  private readonly joined = new Map<string, Served>()
+  private readonly joined = new ByTopic<Served>()
   private joining: Served | undefined = undefined
   private readonly messages: TokenBucket | undefined
   private readonly joins: TokenBucket | undefined
@@ -158,8 +159,9 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     return this.runtime.tracing
   }
 
-  get channels(): ReadonlyMap<string, Served> {
-    return this.joined
+  /** Those that are joined. */
+  get channels(): ReadonlyArray<Served> {
+    return this.joined.list()
   }
 
   /** The channels, also the one that is being joined. */
@@ -169,7 +171,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     readonly channel: string
     readonly status: "joining" | "joined" | "leaving"
   }> {
-    return [...this.joined.values(), ...this.joining === undefined ? [] : [this.joining]].map((channel) => ({
+    return [...this.channels, ...this.joining === undefined ? [] : [this.joining]].map((channel) => ({
       pid: channel.pid,
       topic: channel.topic,
       channel: channel.definition.pattern,
@@ -328,7 +330,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
       throw frame.failure
     }
     this.transport.send(frame.success)
-    if (exit._tag === "Success") this.joined.set(channel.topic, channel)
+    if (exit._tag === "Success") this.joined.add(channel)
   }
 
   private joinCrashed(message: Message.Inbound): void {
@@ -344,8 +346,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   private rejoin(old: Served, message: Message.Inbound, topic: string): Effect.Effect<unknown> {
     // What the client sent before it is handled before, as far as the channel is not busy: a leave, say.
     old.process.run()
-    if (this.joined.get(topic) !== old) return this.join(message, topic, undefined)
-    this.joined.delete(topic)
+    if (!this.joined.remove(old)) return this.join(message, topic, undefined)
     return Effect.logDebug("duplicate join, closing the existing channel").pipe(
       Effect.annotateLogs({ socket: this.runtime.name, topic: brief(topic) }),
       Effect.andThen(Process.shutdownChild(old.process, process.shutdown("duplicate_join"))),
@@ -397,9 +398,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   }
 
   channelClosing(channel: Served): void {
-    if (this.joined.get(channel.topic) !== channel) return
-    this.joined.delete(channel.topic)
-    this.sendClose(channel)
+    if (this.joined.remove(channel)) this.sendClose(channel)
   }
 
   /** Handled after the frames that are in the mailbox: they were meant for the channel as it was. */
@@ -408,9 +407,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   }
 
   private channelDown(channel: Served): Effect.Effect<void> {
-    if (this.joined.get(channel.topic) !== channel) return Effect.void
-    this.joined.delete(channel.topic)
-    this.sendMessage(channel, "phx_error", { reason: "channel_crash" })
+    if (this.joined.remove(channel)) this.sendMessage(channel, "phx_error", { reason: "channel_crash" })
     return Effect.void
   }
 
@@ -421,7 +418,7 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
     this.transport.close(closeCode(reason))
     const told = reason._tag === "Normal" ? process.shutdown("closed") : reason
     this.joining?.connectionEnded(told)
-    for (const channel of this.joined.values()) channel.connectionEnded(told)
+    for (const channel of this.channels) channel.connectionEnded(told)
     this.joined.clear()
   }
 

@@ -2,8 +2,7 @@ import type { Socket } from "node:net"
 import { WebSocket } from "ws"
 import type { Frame } from "../Serializer.ts"
 import { shutdown } from "./exitReason.ts"
-import type { TransportMeter } from "./meter.ts"
-import { behind, type Lossy, Outbox, type SharedFrame } from "./outbox.ts"
+import { behind, type Lossy, Outbox, type Post, type SharedFrame } from "./outbox.ts"
 import type { System } from "./process.ts"
 import type { SocketServer, Transport } from "./socket.ts"
 import type { Timer } from "./timers.ts"
@@ -32,7 +31,7 @@ export class Connection extends WebSocket {
       this.closing = code ?? 1000
       this.wire.closed("local_closed")
     } else {
-      this.wire?.flush()
+      this.wire?.conclude()
       super.close(code, reason)
     }
   }
@@ -45,9 +44,8 @@ export class Connection extends WebSocket {
 }
 
 /** What all connections of a mount have in common. */
-export interface Port {
+export interface Port extends Post {
   readonly system: System
-  readonly meter: TransportMeter
   /** Milliseconds of silence after which a connection is closed. */
   readonly timeout: number
   /** From how many bytes on a frame is compressed. */
@@ -72,38 +70,37 @@ const looks = 16
 const grid = 64
 
 /**
- * A WebSocket as the transport of a socket process.
+ * A WebSocket as the transport of a socket process. One object with its outbox, and what each frame needs comes first: a
+ * broadcast to many is as fast as the processor gets hold of it.
  *
  * @internal
  */
-export class Wire implements Transport {
-  readonly name = "websocket"
-  private readonly ws: Connection
-  private readonly socket: Socket
-  private readonly port: Port
-  private readonly outbox: Outbox
-  private server: SocketServer | undefined = undefined
+export class Wire extends Outbox<Port> implements Transport {
+  /** Nothing more is sent. */
+  private ended = false
   /** Frames that `ws` compresses: what comes after them must not overtake. */
   private compressing = 0
+  /** From how many bytes on frames are compressed for this client. */
+  private readonly compressFrom: number
   /** The latest lossy frame of each key, for a client that is behind. */
   private held: Map<string, Held> | undefined = undefined
   private heldLength = 0
-  /** From how many bytes on frames are compressed for this client. */
-  private readonly compressFrom: number
-  /** Nothing more is sent. */
-  private ended = false
+  private readonly ws: Connection
+  private server: SocketServer | undefined = undefined
   private bytesRead = 0
   private lastSeen = 0
   /** Of the silence that is allowed, or of the time to read what is left. */
   private timer: Timer | undefined = undefined
 
   constructor(ws: Connection, socket: Socket, port: Port) {
+    super(port, socket)
     this.ws = ws
-    this.socket = socket
-    this.port = port
-    this.outbox = new Outbox(port.system, socket, port.meter)
     this.compressFrom = ws.extensions.includes("permessage-deflate") ? port.compressFrom : Infinity
     ws.wire = this
+  }
+
+  get name(): string {
+    return "websocket"
   }
 
   /** Passes frames to the process until the connection is gone. */
@@ -119,15 +116,14 @@ export class Wire implements Transport {
   }
 
   send(frame: Frame, shared?: SharedFrame, lossy?: Lossy): void {
-    if (this.ws.readyState !== this.ws.OPEN || this.ended) return
+    if (this.ended) return
     const waiting = this.compressing > 0 ? this.ws.bufferedAmount : this.socket.writableLength
     if (waiting > behind || this.held !== undefined) {
       if (lossy !== undefined && this.socket.writableNeedDrain) return this.hold(frame, shared, lossy)
       if (waiting > this.port.maxBuffered) return this.giveUp()
     }
-    this.port.meter.framesOut++
     if (this.compressFrom < Infinity && this.isForWs(frame)) this.sendByWs(frame)
-    else this.outbox.add(shared ?? frame)
+    else this.post(shared ?? frame)
   }
 
   /** Sends a frame when the client has caught up, unless a later one with its key comes before that. */
@@ -186,9 +182,10 @@ export class Wire implements Transport {
     this.ws.end(code)
   }
 
-  /** Before anything else is written. */
-  flush(): void {
-    this.outbox.run()
+  /** What is written after this is the close frame. */
+  conclude(): void {
+    this.run()
+    this.ended = true
   }
 
   /**
@@ -197,7 +194,7 @@ export class Wire implements Transport {
    */
   answerClose(code: number): boolean {
     if (this.compressing > 0) return false
-    this.outbox.close(code)
+    this.postClose(code)
     // It may not read what it has still to be sent.
     this.timer = this.port.system.timers.after(closeTimeout, () => this.socket.destroy())
     return true
@@ -223,8 +220,9 @@ export class Wire implements Transport {
 
   private sendByWs(frame: Frame): void {
     const length = Buffer.byteLength(frame)
+    this.port.meter.framesOut++
     this.port.meter.bytesOut += length
-    this.outbox.run()
+    this.run()
     this.compressing++
     const compress = length >= this.compressFrom
     this.ws.send(frame, { binary: typeof frame !== "string", compress }, () => this.compressing--)
