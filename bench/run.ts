@@ -3,20 +3,15 @@
  * and prints the medians. The runs go to bench/results/latest.json, the plot to docs/performance.svg, or, if not all has
  * been measured, beside the runs.
  */
-import { type ChildProcess, execFile, spawn } from "node:child_process"
-import { once } from "node:events"
 import { mkdirSync, writeFileSync } from "node:fs"
 import { availableParallelism, cpus } from "node:os"
-import { setTimeout as sleep } from "node:timers/promises"
-import { parseArgs, promisify } from "node:util"
-import { freePort } from "../scripts/freePort.ts"
+import { parseArgs } from "node:util"
 import {
   applies,
   baseline,
   type Cell,
   cells,
   marks,
-  nodeOptions,
   quick,
   type Run,
   type Server,
@@ -24,9 +19,9 @@ import {
   shown,
   summary
 } from "./cells.ts"
-import { cores } from "./client/machine.ts"
 import { oneOf, parsed, UsageError } from "./client/options.ts"
 import type { Result } from "./client/scenarios.ts"
+import { measure, pinning, type Pins, serve } from "./machinery.ts"
 import { plot } from "./plot.ts"
 
 const usage = `npm run bench -- [options]
@@ -70,68 +65,13 @@ const chosen = <T extends { readonly name: string }>(
   return names === undefined ? all : all.filter(({ name }) => names.includes(name))
 }
 
-/** The commands that keep the server and the client each on a core of its own. */
-const pinning = async () => {
-  const [first, second] = cores()
-  if (first === undefined || second === undefined) return "there are not two cores that Linux lets this process choose"
+const measureCell = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
+  const { compress = "none", load } = cell
+  const running = await serve(server, pins, compress)
   try {
-    await promisify(execFile)("taskset", ["-c", String(first), "true"])
-  } catch {
-    return "there is no taskset"
-  }
-  const on = (core: number) => ["taskset", "-c", String(core)]
-  return { server: on(first), client: on(second), cores: `cores ${first} and ${second}` }
-}
-
-const start = ([program = "", ...args]: ReadonlyArray<string>, env: Record<string, string>): ChildProcess =>
-  spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] })
-
-const outputOf = async (child: ChildProcess, until?: string): Promise<string> => {
-  let output = ""
-  for await (const chunk of child.stdout ?? []) {
-    output += String(chunk)
-    if (until !== undefined && output.includes(until)) return output
-  }
-  return output
-}
-
-/** How long a server may take to end when it is told to. */
-const patience = 15_000
-
-const stop = async (server: ChildProcess, ended: Promise<unknown>) => {
-  server.kill("SIGTERM")
-  const late = setTimeout(() => {
-    console.error(`the server has not ended within ${patience / 1000} s, and is killed`)
-    server.kill("SIGKILL")
-  }, patience)
-  await ended
-  clearTimeout(late)
-}
-
-interface Pins {
-  readonly server: ReadonlyArray<string>
-  readonly client: ReadonlyArray<string>
-}
-
-const measure = async (server: Server, cell: Cell, pins: Pins, short: boolean): Promise<Result> => {
-  const port = await freePort("127.0.0.1")
-  const { compress = "none" } = cell
-  const running = start([...pins.server, process.execPath, ...nodeOptions, ...server.command], {
-    PORT: String(port),
-    COMPRESS: compress === "none" ? "0" : "1"
-  })
-  const ended = once(running, "close")
-  try {
-    if (!(await outputOf(running, "listening")).includes("listening")) throw new Error(`${server.name} does not start`)
-    // What it does at first is not what it costs.
-    await sleep(1000)
-    const options = `${cell.load} --protocol ${server.protocol} --port ${port} --pid ${running.pid}`
-    const args = [options, `--compress ${compress}`, short ? quick : ""].join(" ").trim().split(/ +/)
-    const output = await outputOf(start([...pins.client, process.execPath, "bench/client.ts", ...args], {}))
-    if (output === "") throw new Error(`the load client has measured nothing of ${server.name} in ${cell.name}`)
-    return JSON.parse(output)
+    return await measure(running, `${load} --compress ${compress} ${short ? quick : ""}`, pins)
   } finally {
-    await stop(running, ended)
+    await running.stop()
   }
 }
 
@@ -158,18 +98,14 @@ const table = (runs: ReadonlyArray<Run>, among: ReadonlyArray<Cell>, columns: Re
 
 const main = async () => {
   const options = settings()
-  const pinned = await pinning()
-  const pins = typeof pinned === "string" ? { server: [], client: [] } : pinned
-  if (typeof pinned === "string") {
-    console.error(`The server and the client are not kept on cores of their own: ${pinned}.`)
-  }
+  const pins = await pinning()
   const say = (line: string) => options.json || console.error(line)
 
   const runs: Array<Run> = []
   for (let round = 1; round <= options.rounds; round++) {
     for (const cell of options.cells) {
       for (const server of options.servers.filter((server) => applies(cell, server))) {
-        const result = await measure(server, cell, pins, options.quick)
+        const result = await measureCell(server, cell, pins, options.quick)
         runs.push({ cell: cell.name, server: server.name, round, result })
         const figures = cell.figures.map(({ of, unit }) => `${shown(of(result) ?? NaN)} ${unit}`).join(", ")
         say(`${round}/${options.rounds} ${cell.name.padEnd(17)}${server.name.padEnd(16)}${figures}`)
@@ -182,7 +118,7 @@ const main = async () => {
     node: process.version,
     cpu: cpus()[0]?.model ?? "",
     cores: availableParallelism(),
-    pinned: typeof pinned === "string" ? false : pinned.cores
+    pinned: pins.cores ?? false
   }
   const all = { machine, rounds: options.rounds, quick: options.quick, runs }
   mkdirSync("bench/results", { recursive: true })

@@ -49,6 +49,8 @@ export interface Options extends Quantities {
   readonly pid: number | undefined
   /** fanout: after each broadcast it is the next connection's turn. */
   readonly rotate: boolean
+  /** What the names of topics begin with. */
+  readonly prefix: string
   readonly compress: Compression
 }
 
@@ -62,6 +64,7 @@ export const defaults: Omit<Options, "scenario" | "port"> = {
   protocol: "phoenix",
   pid: undefined,
   rotate: false,
+  prefix: "bench:",
   compress: "none"
 }
 
@@ -78,6 +81,7 @@ export const usage = [
     "compress",
     `${compressions.join(", ")}: whether permessage-deflate is offered, and all that is sent compressed`
   ),
+  line("prefix", `what the names of topics begin with; default ${defaults.prefix}`),
   line("rotate", "fanout: after each broadcast it is the next connection's turn"),
   ...Object.entries(quantities).map(([name, { preset, what }]) => line(name, `${what}; default ${preset}`))
 ].join("\n")
@@ -104,6 +108,7 @@ export const parse = (args: ReadonlyArray<string>): Options => {
         port: text,
         pid: text,
         rotate: flag,
+        prefix: { ...text, default: defaults.prefix },
         compress: { ...text, default: defaults.compress },
         ...Object.fromEntries(Object.keys(quantities).map((name) => [name, text] as const))
       }
@@ -125,6 +130,7 @@ export const parse = (args: ReadonlyArray<string>): Options => {
     port: number("port", { ...identifier, max: 65_535 }),
     pid: number("pid", identifier) || undefined,
     rotate: values.rotate,
+    prefix: values.prefix,
     compress: oneOf("--compress", compressions, values.compress)
   }
   if (positionals.length > 1) throw new UsageError(`one scenario at a time, not also ${positionals[1]}`)

@@ -30,7 +30,7 @@ const echo = async (options: Options): Measured => {
       if (!load.stopped) member.echo(now)
     }
   })
-  await load.openAll((index) => `bench:${index % options.topics}`)
+  await load.openAll((index) => `${options.prefix}${index % options.topics}`)
   for (const member of load.members) if (member.isJoined) member.echo(micros(), options.window)
   const sent = () => load.members.reduce((sum, member) => sum + member.sent, 0)
   const figures = await load.measure(sent, () => came === sent())
@@ -63,7 +63,7 @@ const fanout = async (options: Options): Measured => {
       publish(rotate ? load.members[(from + publishers) % connections] : member, now)
     }
   })
-  await load.openAll((index) => `bench:${index % topics}`)
+  await load.openAll((index) => `${options.prefix}${index % topics}`)
   const first = load.members.slice(0, publishers)
   if (rate > 0) void atRate(load, (n, at) => publish(load.members[rotate ? n % connections : n % publishers], at))
   else first.forEach((member) => publish(member, micros()))
@@ -100,7 +100,7 @@ const connect = async (options: Options): Measured => {
   const load = new Load(options, { joined: (member) => joining.add(micros() - member.since) })
   const before = load.memory()
   const watch = new Stopwatch(options.pid)
-  await load.openAll((index) => `bench:${index % options.topics}`)
+  await load.openAll((index) => `${options.prefix}${index % options.topics}`)
   const joined = figures(joining, watch.read())
   await sleep(options.hold * 1000)
   const after = load.memory()
@@ -120,7 +120,7 @@ const churn = async (options: Options): Measured => {
   const start = (index: number) => {
     started++
     running++
-    load.open(index, `bench:${index % topics}`)
+    load.open(index, `${options.prefix}${index % topics}`)
   }
   const load: Load = new Load(options, {
     opened: (member) => void member.join(),

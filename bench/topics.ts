@@ -1,0 +1,66 @@
+/**
+ * Whether a broadcast costs more where there are many topics. Of each server two run side by side on one core: one with
+ * 10 topics of one member, one with 10,000. The members of 10 topics broadcast to them, on the one server and on the other
+ * in turn, so that what the machine does otherwise meets both. Prints the medians; run with `npm run bench:topics`.
+ */
+import { baseline, median, servers, shown } from "./cells.ts"
+import { measure, occupy, pinning, type Pins, type Running, serve } from "./machinery.ts"
+
+const rounds = 25
+const few = 10
+const many = 10_000
+const warmUps = 3
+
+/** The members that broadcast. */
+const busy = `fanout --connections ${few} --topics ${few} --publishers ${few} --seconds 1 --warmup 0.5`
+
+/** All others, of topics of their own. */
+const others = many - few
+const idle = `connect --connections ${others} --topics ${others} --prefix bench:other- --hold 3600`
+
+/** Microseconds of the server's CPU for each delivery. */
+const costOf = async (running: Running, pins: Pins): Promise<number> => {
+  const { figures, ok, wrong } = await measure(running, busy, pins)
+  if (!ok) throw new Error(`messages were lost, doubled, changed or out of order: ${JSON.stringify(wrong)}`)
+  if (figures["server_cpu_us"] === undefined) throw new Error("the CPU of a process can be read on Linux only")
+  return figures["server_cpu_us"]
+}
+
+/** Until all are connected and joined, which uses the server. */
+const settled = async (running: Running, pins: Pins): Promise<void> => {
+  for (let n = 0; n < warmUps; n++) await costOf(running, pins)
+}
+
+const main = async () => {
+  const pins = await pinning()
+  const stops: Array<() => Promise<void>> = []
+  try {
+    for (const server of servers.filter(({ name }) => name === "effect-channels" || name === baseline)) {
+      const started = async () => {
+        const running = await serve(server, pins)
+        stops.push(running.stop)
+        return running
+      }
+      const [quiet, crowded] = [await started(), await started()]
+      stops.push(occupy(crowded, idle, pins).stop)
+      await settled(crowded, pins)
+      await settled(quiet, pins)
+      const costs: Array<{ readonly few: number; readonly many: number }> = []
+      for (let round = 0; round < rounds; round++) {
+        costs.push({ few: await costOf(quiet, pins), many: await costOf(crowded, pins) })
+      }
+      const ratio = median(costs.map(({ few, many }) => many / few))
+      console.log(
+        `${server.name.padEnd(16)} ${
+          shown(median(costs.map(({ few }) => few)))
+        } us of CPU for a delivery with ${few} topics, `
+          + `${shown(median(costs.map(({ many }) => many)))} with ${shown(many)}: ${ratio.toFixed(2)} times as much`
+      )
+      while (stops.length > 0) await stops.pop()?.()
+    }
+  } finally {
+    for (const stop of stops.toReversed()) await stop()
+  }
+}
+
+await main()
