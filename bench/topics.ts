@@ -3,7 +3,7 @@
  * 10 topics of one member, one with 10,000. The members of 10 topics broadcast to them, on the one server and on the other
  * in turn, so that what the machine does otherwise meets both. Prints the medians; run with `npm run bench:topics`.
  */
-import { baseline, median, servers, shown } from "./cells.ts"
+import { median, type Server, servers, shown } from "./cells.ts"
 import { measure, occupy, pinning, type Pins, type Running, serve } from "./machinery.ts"
 
 const rounds = 25
@@ -31,36 +31,32 @@ const settled = async (running: Running, pins: Pins): Promise<void> => {
   for (let n = 0; n < warmUps; n++) await costOf(running, pins)
 }
 
-const main = async () => {
-  const pins = await pinning()
+/** What a delivery costs on either server, as the medians and the median of the ratios. */
+const compare = async (server: Server, pins: Pins): Promise<string> => {
   const stops: Array<() => Promise<void>> = []
+  const started = async () => {
+    const running = await serve(server, pins)
+    stops.push(running.stop)
+    return running
+  }
   try {
-    for (const server of servers.filter(({ name }) => name === "effect-channels" || name === baseline)) {
-      const started = async () => {
-        const running = await serve(server, pins)
-        stops.push(running.stop)
-        return running
-      }
-      const [quiet, crowded] = [await started(), await started()]
-      stops.push(occupy(crowded, idle, pins).stop)
-      await settled(crowded, pins)
-      await settled(quiet, pins)
-      const costs: Array<{ readonly few: number; readonly many: number }> = []
-      for (let round = 0; round < rounds; round++) {
-        costs.push({ few: await costOf(quiet, pins), many: await costOf(crowded, pins) })
-      }
-      const ratio = median(costs.map(({ few, many }) => many / few))
-      console.log(
-        `${server.name.padEnd(16)} ${
-          shown(median(costs.map(({ few }) => few)))
-        } us of CPU for a delivery with ${few} topics, `
-          + `${shown(median(costs.map(({ many }) => many)))} with ${shown(many)}: ${ratio.toFixed(2)} times as much`
-      )
-      while (stops.length > 0) await stops.pop()?.()
+    const [quiet, crowded] = [await started(), await started()]
+    stops.push(occupy(crowded, idle, pins).stop)
+    await settled(crowded, pins)
+    await settled(quiet, pins)
+    const costs: Array<{ readonly few: number; readonly many: number }> = []
+    for (let round = 0; round < rounds; round++) {
+      costs.push({ few: await costOf(quiet, pins), many: await costOf(crowded, pins) })
     }
+    const ratio = median(costs.map(({ few, many }) => many / few))
+    return `${shown(median(costs.map(({ few }) => few)))} us of CPU for a delivery with ${few} topics, `
+      + `${shown(median(costs.map(({ many }) => many)))} with ${shown(many)}: ${ratio.toFixed(2)} times as much`
   } finally {
     for (const stop of stops.toReversed()) await stop()
   }
 }
 
-await main()
+const pins = await pinning()
+for (const server of servers) {
+  if (server.protocol === "phoenix") console.log(`${server.name.padEnd(16)} ${await compare(server, pins)}`)
+}

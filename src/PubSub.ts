@@ -8,7 +8,8 @@
  * {@link Adapter}; {@link layer} is for a single node, `effect-channels/pubsub/redis` and `effect-channels/pubsub/nats` are
  * for several.
  */
-import { Cause, Context, Data, Effect, Exit, Layer, type Scope } from "effect"
+import { Cause, Context, Data, Effect, Layer, type Scope } from "effect"
+import { exitOf } from "./internal/eager.ts"
 import { Entry, Topics } from "./internal/topics.ts"
 import { inSpan, isTraced } from "./internal/tracing.ts"
 import { isBroadcast } from "./Message.ts"
@@ -215,7 +216,7 @@ const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Ser
     Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
   const subscribe = (topic: string, subscriber: Subscriber): Effect.Effect<Subscription> => {
     const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
-    if (Exit.isExit(live)) return Effect.succeed(entry)
+    if (exitOf(live) !== undefined) return Effect.succeed(entry)
     return Effect.as(live, entry).pipe(Effect.onError(() => Effect.sync(() => topics.remove(entry))))
   }
   return {

@@ -6,9 +6,10 @@
  *
  * The model is Phoenix.Socket (https://hexdocs.pm/phoenix/Phoenix.Socket.html).
  */
-import { Context, Data, Effect, Exit, Formatter, Layer, type LogLevel, type Scope } from "effect"
+import { Context, Data, Effect, Formatter, Layer, type LogLevel, type Scope } from "effect"
 import type * as Channel from "./Channel.ts"
 import { drainAll, type Options as DrainOptions } from "./internal/drain.ts"
+import { exitOf } from "./internal/eager.ts"
 import { erase } from "./internal/erase.ts"
 import { Group } from "./internal/group.ts"
 import * as Limits from "./internal/limits.ts"
@@ -222,7 +223,7 @@ export const make = <const Name extends string, const Channels extends ReadonlyA
         Effect.map(build, (connect): Connect<never> => (info) => {
           const decision = connect(info)
           // One that is there already needs nothing, and giving it a Context would copy that for every client.
-          return Exit.isExit(decision) ? decision : Effect.provideContext(Effect.scoped(decision), context)
+          return exitOf(decision) ?? Effect.provideContext(Effect.scoped(decision), context)
         })
       )
     )

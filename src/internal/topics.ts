@@ -1,4 +1,5 @@
-import { Deferred, Effect, Exit } from "effect"
+import { Deferred, Effect } from "effect"
+import { exitOf } from "./eager.ts"
 import type { Process } from "./process.ts"
 
 /** What is computed once for a message and shared by its subscribers; see `PubSub.Delivery`. */
@@ -145,7 +146,7 @@ export class Topics {
   private request(topic: string, effect: Effect.Effect<void>): Effect.Effect<void> {
     const before = this.pending.get(topic)
     // On one node the adapter has nothing to do.
-    if (before === undefined && Exit.isExit(effect)) return effect
+    if (before === undefined && exitOf(effect) !== undefined) return effect
     const done = Deferred.makeUnsafe<void>()
     const request = Deferred.await(done)
     this.pending.set(topic, request)

@@ -70,8 +70,8 @@ const looks = 16
 const grid = 64
 
 /**
- * A WebSocket as the transport of a socket process. One object with its outbox, and what each frame needs comes first: a
- * broadcast to many is as fast as the processor gets hold of it.
+ * A WebSocket as the transport of a socket process. It is one object with its outbox, and what each frame needs comes
+ * first: a broadcast to many mostly waits for memory.
  *
  * @internal
  */
