@@ -8,8 +8,11 @@ export interface Turn {
   readonly failed: (defect: unknown) => void
 }
 
-/** Messages that are handled in one task of the scheduler before sockets and timers of the platform get their turn. */
-const messagesPerTask = 4096
+/**
+ * Messages that are handled in one task of the scheduler before sockets and timers of the platform get their turn: few, so
+ * that clients which have been answered can go on while others still wait.
+ */
+const messagesPerTask = 256
 
 /** Who is ready, in the order of becoming so. What becomes ready meanwhile joins the end. */
 export class RunQueue {

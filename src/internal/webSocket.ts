@@ -4,6 +4,7 @@ import type { Frame } from "../Serializer.ts"
 import { shutdown } from "./exitReason.ts"
 import { behind, type Lossy, Outbox, type Post, type SharedFrame } from "./outbox.ts"
 import type { System } from "./process.ts"
+import { type Reader, receiveAtOnce } from "./receiver.ts"
 import type { SocketServer, Transport } from "./socket.ts"
 import type { Timer } from "./timers.ts"
 
@@ -75,7 +76,7 @@ const grid = 64
  *
  * @internal
  */
-export class Wire extends Outbox<Port> implements Transport {
+export class Wire extends Outbox<Port> implements Transport, Reader {
   /** Nothing more is sent. */
   private ended = false
   /** Frames that `ws` compresses: what comes after them must not overtake. */
@@ -109,6 +110,7 @@ export class Wire extends Outbox<Port> implements Transport {
     if (this.socket.destroyed) return this.closed("peer_closed")
     // Functions that all connections share: what is made for each of them costs memory.
     this.ws.on("message", onMessage)
+    receiveAtOnce(this.ws, this)
     this.ws.on("close", onClose)
     this.bytesRead = this.socket.bytesRead
     this.lastSeen = this.port.system.timers.now
@@ -200,10 +202,10 @@ export class Wire extends Outbox<Port> implements Transport {
     return true
   }
 
-  received(data: Buffer, isBinary: boolean): void {
+  received(frame: Frame, length: number): void {
     this.port.meter.framesIn++
-    this.port.meter.bytesIn += data.length
-    this.server?.receive(isBinary ? data : data.toString())
+    this.port.meter.bytesIn += length
+    this.server?.receive(frame)
   }
 
   /** The connection is gone, or is about to be. */
@@ -247,7 +249,7 @@ export class Wire extends Outbox<Port> implements Transport {
 const wireOf = (ws: WebSocket): Wire | undefined => ws instanceof Connection ? ws.wire : undefined
 
 function onMessage(this: WebSocket, data: Buffer, isBinary: boolean): void {
-  wireOf(this)?.received(data, isBinary)
+  wireOf(this)?.received(isBinary ? data : data.toString(), data.length)
 }
 
 function onClose(this: WebSocket, code: number): void {

@@ -13,7 +13,7 @@ import { type ServerOptions, WebSocketServer } from "ws"
 import * as Admission from "../internal/admission.ts"
 import { exitOf } from "../internal/eager.ts"
 import { CurrentServer, endListeners, forgetRequest, type PathParams, type Take } from "../internal/httpServer.ts"
-import { deflateOptions, inflateAtOnce } from "../internal/inflate.ts"
+import { deflateOptions } from "../internal/inflate.ts"
 import type { Params } from "../internal/query.ts"
 import { report } from "../internal/report.ts"
 import * as Shutdown from "../internal/shutdown.ts"
@@ -181,7 +181,6 @@ export const make = (
         opened = true
         // An oversized or broken frame is also an "error" event, which would end the Node process if nobody listened.
         ws.on("error", ignore)
-        inflateAtOnce(ws)
         const wire = new Wire(ws, socket, port)
         wire.serve(acceptor.open(wire, serializer, client))
       })
