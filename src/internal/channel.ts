@@ -16,7 +16,7 @@ import {
 import { formatDuration } from "./filterParameters.ts"
 import { type Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
-import { Answer, noReply, SocketRef } from "./reply.ts"
+import { Answer, type FrameSink, noReply, SocketRef } from "./reply.ts"
 import type { Level } from "./report.ts"
 import { type Definition, type Place, Served, type Settings as ServedSettings } from "./served.ts"
 
@@ -92,6 +92,9 @@ export class ChannelServer extends Served {
   protected handlers: Handlers = {}
   /** Whether each message that is handled is a line in the log. */
   private readonly logsHandled: boolean
+  // Those of the connection. A broadcast to many waits for memory, and this is one object less to wait for.
+  private readonly serializer: Serializer
+  private readonly transport: FrameSink
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
   private early: Array<SharedFrame> | undefined = undefined
@@ -107,6 +110,8 @@ export class ChannelServer extends Served {
   ) {
     super(definition, settings, place, message, topic)
     this.settings = settings
+    this.serializer = place.connection.serializer
+    this.transport = place.connection.transport
     this.logsHandled = this.isReported(settings.logHandleIn)
     const { joinRef, ref } = message
     this.ownRef = joinRef === false ? ref : joinRef ?? ref
@@ -128,7 +133,7 @@ export class ChannelServer extends Served {
     this.accept(request, response)
     const early = this.early
     this.early = undefined
-    if (early !== undefined) { for (const shared of early) this.connection.send(shared.frame, shared) }
+    if (early !== undefined) { for (const shared of early) this.transport.send(shared.frame, shared) }
     if (this.finishing !== undefined) this.process.stop(this.finishing)
     return Exit.void
   }
@@ -249,10 +254,10 @@ export class ChannelServer extends Served {
     if (!Message.isBroadcast(message)) this.process.push(message)
     else if (this.settings.contract.intercept?.has(message.event)) this.process.push(new Intercepted(message))
     else {
-      const shared = delivery.memo(this.connection.serializer, message, encodeFastlane)
+      const shared = delivery.memo(this.serializer, message, encodeFastlane)
       if (shared === undefined) return
       if (!this.joined) (this.early ??= []).push(shared)
-      else this.connection.send(shared.frame, shared, this.lossy(message, delivery))
+      else this.transport.send(shared.frame, shared, this.lossy(message, delivery))
     }
   }
 
@@ -272,8 +277,8 @@ export class ChannelServer extends Served {
       this.meter.pushes++
       const encoded = encodeOutgoing(this.settings.contract, event, payload)
       const message = Message.message(this.ownRef, null, this.topic, event, encoded)
-      const frame = Result.getOrThrow(this.connection.serializer.encode(message))
-      this.connection.send(frame, undefined, this.lossy(message))
+      const frame = Result.getOrThrow(this.serializer.encode(message))
+      this.transport.send(frame, undefined, this.lossy(message))
     })
   }
 
@@ -347,7 +352,7 @@ export class ChannelServer extends Served {
   private answer(to: Message.Inbound, status: string, payload: unknown): void {
     this.meter.replies++
     const reply = Message.reply(this.ownRef, to.ref, this.topic, status, payload)
-    this.connection.send(Result.getOrThrow(this.connection.serializer.encode(reply)))
+    this.transport.send(Result.getOrThrow(this.serializer.encode(reply)))
   }
 
   private reportHandled(message: Message.Inbound, nanos: number): void {

@@ -91,7 +91,7 @@ export class CustomServer extends Served {
       const frame = Result.getOrThrow(this.connection.serializer.encode(message))
       if (message._tag === "Reply") this.meter.replies++
       else this.meter.pushes++
-      this.connection.send(frame)
+      this.connection.transport.send(frame)
     })
   }
 

@@ -70,19 +70,84 @@ const encode = (frame: Frame, length: number): Buffer => {
 
 /** What the outboxes of many connections share. */
 export interface Post {
-  readonly system: { readonly ready: (turn: Turn) => void }
+  readonly outgoing: Outgoing
   readonly meter: TransportMeter
+}
+
+/** An outbox, whatever it shares with which others. */
+interface Box {
+  readonly sendFrom: (first: Item) => number
+  readonly failed: (defect: unknown) => void
+}
+
+/** How many connections are written to in one turn. */
+const perTurn = 512
+
+/**
+ * Which connections have something to send, in the order in which they came to have it, and the first frame of each. This
+ * is not kept in the outboxes, as these are old objects: when one refers to a new object, that is work for the collector of
+ * garbage.
+ */
+export class Outgoing implements Turn {
+  private readonly system: { readonly ready: (turn: Turn) => void }
+  private boxes: Array<Box> = []
+  private firsts: Array<Item | undefined> = []
+  private next = 0
+
+  constructor(system: { readonly ready: (turn: Turn) => void }) {
+    this.system = system
+  }
+
+  /** Returns the place of the frame. */
+  add(box: Box, first: Item): number {
+    this.firsts.push(first)
+    if (this.boxes.push(box) === 1) this.system.ready(this)
+    return this.boxes.length - 1
+  }
+
+  take(place: number): Item | undefined {
+    const first = this.firsts[place]
+    this.firsts[place] = undefined
+    return first
+  }
+
+  run(): number {
+    const { boxes, firsts } = this
+    const end = Math.min(boxes.length, this.next + perTurn)
+    let sent = 0
+    while (this.next < end) {
+      const place = this.next++
+      const first = firsts[place]
+      if (first !== undefined) sent += boxes[place]?.sendFrom(first) ?? 0
+    }
+    this.goOn()
+    return sent
+  }
+
+  /** There was no memory for a frame, say. */
+  failed(defect: unknown): void {
+    this.boxes[this.next - 1]?.failed(defect)
+    this.goOn()
+  }
+
+  private goOn(): void {
+    if (this.next < this.boxes.length) return this.system.ready(this)
+    this.boxes = []
+    this.firsts = []
+    this.next = 0
+  }
 }
 
 /**
  * What one connection is sent: it waits for its turn, after the processes that are ready already, and leaves in one write,
  * which costs about as much for many frames as for one.
  */
-export class Outbox<P extends Post> implements Turn {
+export class Outbox<P extends Post> {
   protected readonly port: P
   protected readonly socket: Socket
-  // Mostly there is one, which needs no array.
-  private first: Item | undefined = undefined
+  /** Where the first frame is among what is {@link Outgoing}; negative while there is none. */
+  private place = -1
+  // Mostly there is none, which needs no array.
   private rest: Array<Item> | undefined = undefined
 
   constructor(port: P, socket: Socket) {
@@ -91,19 +156,22 @@ export class Outbox<P extends Post> implements Turn {
   }
 
   protected post(item: Item): void {
-    if (this.first === undefined) {
-      this.first = item
-      this.port.system.ready(this)
-    } else if (this.rest === undefined) this.rest = [item]
+    if (this.place < 0) this.place = this.port.outgoing.add(this, item)
+    else if (this.rest === undefined) this.rest = [item]
     // More would be no bargain, and what waits here is not seen by who looks at the socket.
-    else if (this.rest.push(item) >= maxItems) this.run()
+    else if (this.rest.push(item) >= maxItems) this.flush()
   }
 
-  /** Sends what there is; returns how many frames that was. */
-  run(): number {
-    const { first, rest } = this
-    if (first === undefined) return 0
-    this.first = undefined
+  /** Sends what there is, out of turn. */
+  protected flush(): void {
+    const first = this.place < 0 ? undefined : this.port.outgoing.take(this.place)
+    if (first !== undefined) this.sendFrom(first)
+  }
+
+  /** Sends what there is, beginning with its first frame; returns how many frames that was. */
+  sendFrom(first: Item): number {
+    const { rest } = this
+    this.place = -1
     this.rest = undefined
     if (!this.socket.writable) return 0
     const { meter } = this.port
@@ -120,12 +188,11 @@ export class Outbox<P extends Post> implements Turn {
 
   /** Sends what there is, then a close frame, and closes. */
   protected postClose(code: number): void {
-    this.run()
+    this.flush()
     if (this.socket.writable) this.socket.write(Buffer.from([closeFrame, 2, code >> 8, code & 0xff]))
     this.socket.destroySoon()
   }
 
-  /** There was no memory for a frame, say. */
   failed(defect: unknown): void {
     this.socket.destroy(defect instanceof Error ? defect : undefined)
   }

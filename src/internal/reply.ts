@@ -3,10 +3,16 @@ import * as Message from "../Message.ts"
 import type { Frame, Serializer } from "../Serializer.ts"
 import type { Lossy, SharedFrame } from "./outbox.ts"
 
+/** What takes frames for a client. */
+export interface FrameSink {
+  /** A frame that others get as well comes with what they share of it. */
+  readonly send: (frame: Frame, shared?: SharedFrame, lossy?: Lossy) => void
+}
+
 /** The way to a client. */
 export interface Outlet {
   readonly serializer: Serializer
-  readonly send: (frame: Frame, shared?: SharedFrame, lossy?: Lossy) => void
+  readonly transport: FrameSink
 }
 
 /** An answer, as an untyped handler returns it. */
@@ -42,5 +48,5 @@ export class SocketRef {
 export const reply = (ref: SocketRef, status: string, payload: unknown = {}): Effect.Effect<void> =>
   Effect.sync(() => {
     const reply = Message.reply(ref.joinRef, ref.ref, ref.topic, status, payload)
-    ref.outlet.send(Result.getOrThrow(ref.outlet.serializer.encode(reply)))
+    ref.outlet.transport.send(Result.getOrThrow(ref.outlet.serializer.encode(reply)))
   })

@@ -12,7 +12,7 @@ export interface Turn {
  * Messages that are handled in one task of the scheduler before sockets and timers of the platform get their turn: few, so
  * that clients which have been answered can go on while others still wait.
  */
-const messagesPerTask = 256
+const messagesPerTask = 512
 
 /** Who is ready, in the order of becoming so. What becomes ready meanwhile joins the end. */
 export class RunQueue {

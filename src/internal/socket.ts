@@ -9,15 +9,13 @@ import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
 import { type Complaints, type Rate, TokenBucket } from "./limits.ts"
 import type { ChannelMeter, SocketMeter, TransportMeter } from "./meter.ts"
-import type { Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
+import type { FrameSink } from "./reply.ts"
 import type { Connection, Definition, Served } from "./served.ts"
 
 /** The wire under a socket: a WebSocket, a long-poll session, a test. */
-export interface Transport {
+export interface Transport extends FrameSink {
   readonly name: string
-  /** A frame that others get as well comes with what they share of it. */
-  readonly send: (frame: Frame, shared?: SharedFrame, lossy?: Lossy) => void
   /** Brings no more frames until it is resumed, as far as it can. */
   readonly pause?: () => void
   readonly resume?: () => void
@@ -355,10 +353,6 @@ export class SocketServer implements process.Behaviour, process.Subject, Connect
   }
 
   // --- what channels say --------------------------------------------------------------------------------------------
-
-  send(frame: Frame, shared?: SharedFrame, lossy?: Lossy): void {
-    this.transport.send(frame, shared, lossy)
-  }
 
   suspend(): void {
     if (this.suspensions++ === 0) this.transport.pause?.()

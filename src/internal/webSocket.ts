@@ -186,7 +186,7 @@ export class Wire extends Outbox<Port> implements Transport, Reader {
 
   /** What is written after this is the close frame. */
   conclude(): void {
-    this.run()
+    this.flush()
     this.ended = true
   }
 
@@ -224,7 +224,7 @@ export class Wire extends Outbox<Port> implements Transport, Reader {
     const length = Buffer.byteLength(frame)
     this.port.meter.framesOut++
     this.port.meter.bytesOut += length
-    this.run()
+    this.flush()
     this.compressing++
     const compress = length >= this.compressFrom
     this.ws.send(frame, { binary: typeof frame !== "string", compress }, () => this.compressing--)

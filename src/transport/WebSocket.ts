@@ -14,6 +14,7 @@ import * as Admission from "../internal/admission.ts"
 import { exitOf } from "../internal/eager.ts"
 import { CurrentServer, endListeners, forgetRequest, type PathParams, type Take } from "../internal/httpServer.ts"
 import { deflateOptions } from "../internal/inflate.ts"
+import { Outgoing } from "../internal/outbox.ts"
 import type { Params } from "../internal/query.ts"
 import { report } from "../internal/report.ts"
 import * as Shutdown from "../internal/shutdown.ts"
@@ -113,8 +114,10 @@ export const make = (
     const errorHandler = options.errorHandler ?? (() => Effect.succeed(refuse(403)))
     const threshold = typeof options.compress === "object" ? options.compress.threshold : undefined
     const compress = (options.compress ?? false) !== false
+    const system = yield* Process.System
     const port: Port = {
-      system: yield* Process.System,
+      system,
+      outgoing: new Outgoing(system),
       meter: runtime.meter.transport("websocket"),
       timeout: Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? defaults.timeout)),
       compressFrom: compress ? threshold ?? defaults.threshold : Infinity,
