@@ -4,8 +4,9 @@ import type { Turn } from "./runQueue.ts"
 
 type Frame = string | Uint8Array
 
-const textFrame = 0x81
-const binaryFrame = 0x82
+/** How a frame begins that is a whole message, not compressed. */
+export const textFrame = 0x81
+export const binaryFrame = 0x82
 const closeFrame = 0x88
 
 /** More than this is not copied together: then copying costs more than the calls to the system. */

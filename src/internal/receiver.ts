@@ -5,6 +5,7 @@
  */
 import { isUtf8 } from "node:buffer"
 import { inflate } from "./inflate.ts"
+import { binaryFrame, textFrame } from "./outbox.ts"
 
 /** What is told of messages. It must not have more of the same connection read before it returns. */
 export interface Reader {
@@ -58,8 +59,6 @@ function write(this: Receiver, chunk: Buffer): boolean {
 /** Up to so many bytes a message is short: these are unmasked and inflated here. */
 const short = 1024
 
-const text = 0x81
-const binary = 0x82
 const compressed = 0x40
 const masked = 0x80
 
@@ -72,7 +71,7 @@ const readMessages = (receiver: Receiver, chunk: Buffer): number => {
     const first = chunk[next] ?? 0
     const second = chunk[next + 1] ?? 0
     const kind = first & ~compressed
-    if ((kind !== text && kind !== binary) || second < masked) break
+    if ((kind !== textFrame && kind !== binaryFrame) || second < masked) break
     let mask = next + 2
     let length = second - masked
     if (length === 127) break
@@ -88,10 +87,10 @@ const readMessages = (receiver: Receiver, chunk: Buffer): number => {
       if (!("permessage-deflate" in extensions)) break
       const data = inflate(chunk.subarray(start, end))
       if (data === undefined || (maxPayload > 0 && data.length > maxPayload)) break
-      if (kind === binary) reader.received(data, data.length)
+      if (kind === binaryFrame) reader.received(data, data.length)
       else if (isUtf8(data)) reader.received(data.toString(), data.length)
       else break
-    } else if (kind === binary) reader.received(chunk.subarray(start, end), length)
+    } else if (kind === binaryFrame) reader.received(chunk.subarray(start, end), length)
     else if (isAscii) reader.received(chunk.toString("latin1", start, end), length)
     else if (isUtf8(chunk.subarray(start, end))) reader.received(chunk.toString("utf8", start, end), length)
     else break
