@@ -69,57 +69,116 @@ const encode = (frame: Frame, length: number): Buffer => {
   return bytes
 }
 
+/** Frames that leave in one write. */
+interface Bundle {
+  readonly frames: ReadonlyArray<Item>
+  readonly bytes: Buffer
+  /** The bytes of the payloads. */
+  readonly length: number
+}
+
+const isSame = (one: ReadonlyArray<Item>, other: ReadonlyArray<Item>): boolean =>
+  one.length === other.length && one.every((item, index) => item === other[index])
+
+const bundle = (frames: ReadonlyArray<Item>): Bundle | undefined => {
+  let length = 0
+  let size = 0
+  const lengths = frames.map((frame) => {
+    const own = frame instanceof SharedFrame ? frame.length : lengthOf(frame)
+    length += own
+    size += headerSize(own) + own
+    return own
+  })
+  if (size > copyLimit) return undefined
+  const bytes = Buffer.allocUnsafe(size)
+  let at = 0
+  frames.forEach((frame, index) => {
+    if (frame instanceof SharedFrame) at += frame.encoded.copy(bytes, at)
+    else at = writeFrame(frame, lengths[index] ?? 0, bytes, at)
+  })
+  return { frames, bytes, length }
+}
+
 /** What the outboxes of many connections share. */
 export interface Post {
   readonly outgoing: Outgoing
   readonly meter: TransportMeter
 }
 
+/** What waits for one connection: mostly a single frame, which needs no array. */
+type Waiting = Item | Array<Item>
+
 /** An outbox, whatever it shares with which others. */
 interface Box {
-  readonly sendFrom: (first: Item) => number
+  readonly sendAll: (waiting: Waiting) => number
   readonly failed: (defect: unknown) => void
 }
 
-/** How many connections are written to in one turn. */
-const perTurn = 512
+/**
+ * How many connections are written to in one turn. Few: those that have been written to can answer before all others are,
+ * and what others are to be sent then leaves together with what they wait for.
+ */
+const perTurn = 64
 
 /**
- * Which connections have something to send, in the order in which they came to have it, and the first frame of each. This
- * is not kept in the outboxes, as these are old objects: when one refers to a new object, that is work for the collector of
- * garbage.
+ * Which connections have something to send, in the order in which they came to have it, and their frames. These are not kept
+ * in the outboxes, as those are old objects: when one refers to a new object, that is work for the collector of garbage.
  */
 export class Outgoing implements Turn {
-  private readonly system: { readonly ready: (turn: Turn) => void }
+  private readonly system: { readonly readyToSend: (turn: Turn) => void }
+  // Never so long in use that they get old.
   private boxes: Array<Box> = []
-  private firsts: Array<Item | undefined> = []
+  private frames: Array<Waiting | undefined> = []
+  /** The place of the first of them. */
+  private base = 0
   private next = 0
+  /** What was last sent to one connection in one write, while the next ones may be sent the same. */
+  private bundle: Bundle | undefined = undefined
 
-  constructor(system: { readonly ready: (turn: Turn) => void }) {
+  constructor(system: { readonly readyToSend: (turn: Turn) => void }) {
     this.system = system
   }
 
-  /** Returns the place of the frame. */
-  add(box: Box, first: Item): number {
-    this.firsts.push(first)
-    if (this.boxes.push(box) === 1) this.system.ready(this)
-    return this.boxes.length - 1
+  /** Of how many connections it has to know. */
+  get size(): number {
+    return this.boxes.length
   }
 
-  take(place: number): Item | undefined {
-    const first = this.firsts[place]
-    this.firsts[place] = undefined
-    return first
+  /** Returns the place of the frame. */
+  add(box: Box, frame: Item): number {
+    this.frames.push(frame)
+    if (this.boxes.push(box) === 1) this.system.readyToSend(this)
+    return this.base + this.boxes.length - 1
+  }
+
+  /** Adds to what waits at a place, and returns how many frames that are. */
+  append(place: number, frame: Item): number {
+    const waiting = this.frames[place - this.base]
+    if (Array.isArray(waiting)) return waiting.push(frame)
+    if (waiting !== undefined) this.frames[place - this.base] = [waiting, frame]
+    return 2
+  }
+
+  take(place: number): Waiting | undefined {
+    const waiting = this.frames[place - this.base]
+    this.frames[place - this.base] = undefined
+    return waiting
+  }
+
+  /** Frames as they leave in one write, unless that is too much. Of broadcasts to many they are the same again and again. */
+  bundleOf(frames: ReadonlyArray<Item>): Bundle | undefined {
+    if (this.bundle === undefined || !isSame(this.bundle.frames, frames)) this.bundle = bundle(frames)
+    return this.bundle
   }
 
   run(): number {
-    const { boxes, firsts } = this
+    const { boxes, frames } = this
     const end = Math.min(boxes.length, this.next + perTurn)
     let sent = 0
     while (this.next < end) {
       const place = this.next++
-      const first = firsts[place]
-      if (first !== undefined) sent += boxes[place]?.sendFrom(first) ?? 0
+      const waiting = frames[place]
+      if (waiting !== undefined) sent += boxes[place]?.sendAll(waiting) ?? 0
     }
     this.goOn()
     return sent
@@ -132,10 +191,22 @@ export class Outgoing implements Turn {
   }
 
   private goOn(): void {
-    if (this.next < this.boxes.length) return this.system.ready(this)
-    this.boxes = []
-    this.firsts = []
-    this.next = 0
+    const { boxes, frames, next } = this
+    if (next === boxes.length) {
+      this.boxes = []
+      this.frames = []
+      this.bundle = undefined
+      this.base = this.next = 0
+      return
+    }
+    // Where more comes all the time there is always a rest.
+    if (next * 2 >= boxes.length) {
+      this.boxes = boxes.slice(next)
+      this.frames = frames.slice(next)
+      this.base += next
+      this.next = 0
+    }
+    this.system.readyToSend(this)
   }
 }
 
@@ -146,10 +217,8 @@ export class Outgoing implements Turn {
 export class Outbox<P extends Post> {
   protected readonly port: P
   protected readonly socket: Socket
-  /** Where the first frame is among what is {@link Outgoing}; negative while there is none. */
+  /** Where its frames are among what is {@link Outgoing}; negative while there are none. */
   private place = -1
-  // Mostly there is none, which needs no array.
-  private rest: Array<Item> | undefined = undefined
 
   constructor(port: P, socket: Socket) {
     this.port = port
@@ -157,34 +226,37 @@ export class Outbox<P extends Post> {
   }
 
   protected post(item: Item): void {
-    if (this.place < 0) this.place = this.port.outgoing.add(this, item)
-    else if (this.rest === undefined) this.rest = [item]
+    const { outgoing } = this.port
+    if (this.place < 0) this.place = outgoing.add(this, item)
     // More would be no bargain, and what waits here is not seen by who looks at the socket.
-    else if (this.rest.push(item) >= maxItems) this.flush()
+    else if (outgoing.append(this.place, item) >= maxItems) this.flush()
   }
 
   /** Sends what there is, out of turn. */
   protected flush(): void {
-    const first = this.place < 0 ? undefined : this.port.outgoing.take(this.place)
-    if (first !== undefined) this.sendFrom(first)
+    const waiting = this.place < 0 ? undefined : this.port.outgoing.take(this.place)
+    if (waiting !== undefined) this.sendAll(waiting)
   }
 
-  /** Sends what there is, beginning with its first frame; returns how many frames that was. */
-  sendFrom(first: Item): number {
-    const { rest } = this
+  /** Sends all that waits; returns how many frames that was. */
+  sendAll(waiting: Waiting): number {
     this.place = -1
-    this.rest = undefined
     if (!this.socket.writable) return 0
-    const { meter } = this.port
-    if (rest === undefined) {
+    const { meter, outgoing } = this.port
+    if (!Array.isArray(waiting)) {
       meter.framesOut++
-      this.writeOne(first)
+      this.writeOne(waiting)
       return 1
     }
-    rest.unshift(first)
-    meter.framesOut += rest.length
-    this.writeAll(rest)
-    return rest.length
+    meter.framesOut += waiting.length
+    const bundle = outgoing.bundleOf(waiting)
+    if (bundle !== undefined) this.write(bundle.bytes, bundle.length)
+    else {
+      this.socket.cork()
+      for (const item of waiting) this.writeOne(item)
+      this.socket.uncork()
+    }
+    return waiting.length
   }
 
   /** Sends what there is, then a close frame, and closes. */
@@ -205,28 +277,6 @@ export class Outbox<P extends Post> {
       const length = lengthOf(item)
       this.write(encode(item, length), length)
     }
-  }
-
-  private writeAll(items: ReadonlyArray<Item>): void {
-    let length = 0
-    let size = 0
-    const lengths = items.map((item) => {
-      const own = item instanceof SharedFrame ? item.length : lengthOf(item)
-      length += own
-      size += headerSize(own) + own
-      return own
-    })
-    if (size > copyLimit) {
-      this.socket.cork()
-      for (const item of items) this.writeOne(item)
-      return this.socket.uncork()
-    }
-    const bytes = Buffer.allocUnsafe(size)
-    let at = 0
-    items.forEach((item, index) => {
-      at = writeFrame(item instanceof SharedFrame ? item.frame : item, lengths[index] ?? 0, bytes, at)
-    })
-    this.write(bytes, length)
   }
 
   private write(bytes: Buffer, length: number): void {

@@ -12,13 +12,14 @@ export interface Turn {
  * Messages that are handled in one task of the scheduler before sockets and timers of the platform get their turn: few, so
  * that clients which have been answered can go on while others still wait.
  */
-const messagesPerTask = 512
+const messagesPerTask = 256
 
 /** Who is ready, in the order of becoming so. What becomes ready meanwhile joins the end. */
 export class RunQueue {
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private readonly turns: Array<Turn> = []
   private next = 0
+  private last: Array<Turn> = []
   private scheduled = false
 
   constructor(dispatcher: Scheduler.SchedulerDispatcher) {
@@ -30,29 +31,40 @@ export class RunQueue {
     if (!this.scheduled) this.schedule()
   }
 
+  /** For what has its turn at the end of each task, however many messages there are. */
+  addLast(turn: Turn): void {
+    this.last.push(turn)
+    if (!this.scheduled) this.schedule()
+  }
+
   private schedule(): void {
     this.scheduled = true
     this.dispatcher.scheduleTask(this.drain, 0)
   }
 
   private readonly drain = (): void => {
-    const { turns } = this
+    const { last, turns } = this
     for (let left = messagesPerTask; left > 0 && this.next < turns.length;) {
       const turn = turns[this.next++]
-      if (turn === undefined) continue
-      try {
-        left -= turn.run()
-      } catch (defect) {
-        turn.failed(defect)
-      }
+      if (turn !== undefined) left -= run(turn)
     }
-    if (this.next < turns.length) {
-      turns.splice(0, this.next)
-      this.next = 0
-      return this.schedule()
+    if (last.length > 0) {
+      this.last = []
+      for (const turn of last) run(turn)
     }
-    turns.length = 0
+    if (this.next < turns.length) turns.splice(0, this.next)
+    else turns.length = 0
     this.next = 0
     this.scheduled = false
+    if (turns.length > 0 || this.last.length > 0) this.schedule()
+  }
+}
+
+const run = (turn: Turn): number => {
+  try {
+    return turn.run()
+  } catch (defect) {
+    turn.failed(defect)
+    return 0
   }
 }

@@ -36,9 +36,14 @@ export class System<P extends Turn> {
     return adopted
   }
 
-  /** Has something to do, and waits for its turn: a process, or what sends what processes have said. */
+  /** Has something to do, and waits for its turn: mostly a process. */
   ready(turn: Turn): void {
     this.queue.add(turn)
+  }
+
+  /** Has something to send, and waits for those that are ready: they may have more for the same receivers. */
+  readyToSend(turn: Turn): void {
+    this.queue.addLast(turn)
   }
 
   /** Calls `work` when what was handed in before it is done: at once, unless called from within such work. */

@@ -358,7 +358,7 @@ describe("the heap of timers", () => {
 })
 
 describe("the run queue", () => {
-  it("gives everyone a turn in order, also after one that throws", () => {
+  const make = () => {
     const tasks: Array<() => void> = []
     const queue = new RunQueue({ scheduleTask: (task) => void tasks.push(task), flush: () => {} })
     const log: Array<string> = []
@@ -369,6 +369,11 @@ describe("the run queue", () => {
       },
       failed: (defect: unknown) => void log.push(`${name} failed: ${defect}`)
     })
+    return { tasks, queue, log, turn }
+  }
+
+  it("gives everyone a turn in order, also after one that throws", () => {
+    const { log, queue, tasks, turn } = make()
     queue.add(turn("a", () => {
       queue.add(turn("d"))
       return 1
@@ -386,5 +391,23 @@ describe("the run queue", () => {
     tasks.shift()?.()
     assert.strictEqual(log.at(-1), "e")
     assert.lengthOf(tasks, 0)
+  })
+
+  it("gives what comes last its turn at the end of each task, and goes on until nothing is left", () => {
+    const { log, queue, tasks, turn } = make()
+    queue.addLast(turn("last", () => {
+      queue.addLast(turn("again", () => {
+        throw "boom"
+      }))
+      return 5000
+    }))
+    queue.addLast(turn("also last"))
+    for (const name of ["a", "b", "c"]) queue.add(turn(name, () => 200))
+    while (tasks.length > 0) {
+      assert.lengthOf(tasks, 1)
+      log.push("task")
+      tasks.shift()?.()
+    }
+    assert.deepStrictEqual(log, ["task", "a", "b", "last", "also last", "task", "c", "again", "again failed: boom"])
   })
 })
