@@ -16,10 +16,12 @@ export interface Reader {
 /** What reads the frames of a connection; private to `ws`. */
 interface Receiver {
   write: (chunk: Buffer) => boolean
+  _write: (chunk: Buffer, encoding: BufferEncoding, done: () => void) => void
   /** Ours. */
   reader: Reader
   readonly writable: boolean
   readonly writableLength: number
+  readonly _errored: boolean
   /** 0 between frames. */
   readonly _state: number
   readonly _bufferedBytes: number
@@ -32,8 +34,10 @@ interface Receiver {
 
 const parts = [
   "write",
+  "_write",
   "writable",
   "writableLength",
+  "_errored",
   "_state",
   "_bufferedBytes",
   "_fragmented",
@@ -45,15 +49,26 @@ const parts = [
 export const receiveAtOnce = (ws: object, reader: Reader): void => {
   const receiver: unknown = "_receiver" in ws ? ws._receiver : undefined
   if (typeof receiver !== "object" || receiver === null || !parts.every((part) => part in receiver)) return
-  Object.assign(receiver, { reader, write })
+  Object.assign(receiver, { reader, write, _write: readOn })
 }
+
+const ofWs = (receiver: Receiver) => Object.getPrototypeOf(receiver) as Receiver
 
 // One function for all connections.
 function write(this: Receiver, chunk: Buffer): boolean {
   const isBetween = this._state === 0 && this._bufferedBytes === 0 && this._fragmented === 0
   const read = isBetween && this.writableLength === 0 && this.writable ? readMessages(this, chunk) : 0
   if (read === chunk.length) return true
-  return (Object.getPrototypeOf(this) as Receiver).write.call(this, read === 0 ? chunk : chunk.subarray(read))
+  return ofWs(this).write.call(this, read === 0 ? chunk : chunk.subarray(read))
+}
+
+/**
+ * Chunks that have waited for a message to be inflated are written also when one of them was an error. By itself `ws` would
+ * then read on in the middle of a frame, and throw where nobody catches it: any client could end the whole server.
+ */
+function readOn(this: Receiver, chunk: Buffer, encoding: BufferEncoding, done: () => void): void {
+  if (this._errored) done()
+  else ofWs(this)._write.call(this, chunk, encoding, done)
 }
 
 /** Up to so many bytes a message is short: these are unmasked and inflated here. */

@@ -210,6 +210,26 @@ describe("receiving", () => {
     )
   })
 
+  it("ends with an error, also where chunks after it have waited for what was inflated before it", async () => {
+    const slow = compressed(large)
+    assert.deepStrictEqual(
+      await read(connected(), slow, frame(Buffer.of(0xff)), Buffer.of(1, 2, 3)),
+      [`${large.length} ${large}`, "Error: Invalid WebSocket frame: invalid UTF-8 sequence"]
+    )
+    const many = "e".repeat(4465)
+    const mask = [0, 0, 0, 0]
+    const [first, second] = [frame(many, { fin: false, mask }), frame("e".repeat(65_535), { opcode: 0, mask })]
+    assert.deepStrictEqual(
+      await read(
+        connected({ maxPayload: 40_000 }),
+        slow,
+        Buffer.concat([first, second.subarray(0, 4)]),
+        second.subarray(4)
+      ),
+      [`${large.length} ${large}`, "RangeError: Max payload size exceeded"]
+    )
+  })
+
   it("is what ws does by itself, whatever comes in whatever chunks", async () => {
     const text = fc.oneof(
       fc.string(),
