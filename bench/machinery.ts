@@ -91,14 +91,23 @@ const client = ({ address }: Running, load: string, pins: Pins): ChildProcess =>
 
 /** Puts a server under a load, and says what came of it. */
 export const measure = async (running: Running, load: string, pins: Pins): Promise<Result> => {
-  const output = await outputOf(client(running, load, pins))
-  if (output === "") throw new Error(`the load client has measured nothing: ${load}`)
-  return JSON.parse(output)
+  const last = (await outputOf(client(running, load, pins))).trimEnd().split("\n").at(-1) ?? ""
+  if (last === "") throw new Error(`the load client has measured nothing: ${load}`)
+  return JSON.parse(last)
 }
 
-/** Puts a server under a load that stays, until it is stopped. */
-export const occupy = (running: Running, load: string, pins: Pins): Pick<Running, "stop"> => {
+/** Opens so many connections, each to a topic of its own, that stay until they are stopped. */
+export const occupy = async (
+  running: Running,
+  connections: number,
+  prefix: string,
+  pins: Pins
+): Promise<Pick<Running, "stop">> => {
+  const load = `connect --connections ${connections} --topics ${connections} --prefix ${prefix} --hold 3600`
   const child = client(running, load, pins)
   const ended = once(child, "close")
-  return { stop: () => stop(child, ended) }
+  const said = (await outputOf(child, "\n")).trim()
+  if (said === JSON.stringify({ holding: connections })) return { stop: () => stop(child, ended) }
+  await stop(child, ended)
+  throw new Error(`of ${connections} connections not all have joined: ${said}`)
 }

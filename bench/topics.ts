@@ -16,7 +16,6 @@ const busy = `fanout --connections ${few} --topics ${few} --publishers ${few} --
 
 /** All others, of topics of their own. */
 const others = many - few
-const idle = `connect --connections ${others} --topics ${others} --prefix bench:other- --hold 3600`
 
 /** Microseconds of the server's CPU for each delivery. */
 const costOf = async (running: Running, pins: Pins): Promise<number> => {
@@ -26,7 +25,7 @@ const costOf = async (running: Running, pins: Pins): Promise<number> => {
   return figures["server_cpu_us"]
 }
 
-/** Until all are connected and joined, which uses the server. */
+/** Until what it does at first is done. */
 const settled = async (running: Running, pins: Pins): Promise<void> => {
   for (let n = 0; n < warmUps; n++) await costOf(running, pins)
 }
@@ -41,7 +40,7 @@ const compare = async (server: Server, pins: Pins): Promise<string> => {
   }
   try {
     const [quiet, crowded] = [await started(), await started()]
-    stops.push(occupy(crowded, idle, pins).stop)
+    stops.push((await occupy(crowded, others, "bench:other-", pins)).stop)
     await settled(crowded, pins)
     await settled(quiet, pins)
     const costs: Array<{ readonly few: number; readonly many: number }> = []

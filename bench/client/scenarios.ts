@@ -94,7 +94,7 @@ const account = ({ wrong }: Load, to: Member | undefined, from: Member) => {
   wrong.out_of_order += sequence?.outOfOrder ?? 0
 }
 
-/** Opens connections, joins each to a topic, and lets them be. */
+/** Opens connections, joins each to a topic, says on a line of its own how many are there, and lets them be. */
 const connect = async (options: Options): Measured => {
   const joining = new Histogram()
   const load = new Load(options, { joined: (member) => joining.add(micros() - member.since) })
@@ -102,6 +102,7 @@ const connect = async (options: Options): Measured => {
   const watch = new Stopwatch(options.pid)
   await load.openAll((index) => `${options.prefix}${index % options.topics}`)
   const joined = figures(joining, watch.read())
+  if (options.hold > 0) console.log(JSON.stringify({ holding: joined.count }))
   await sleep(options.hold * 1000)
   const after = load.memory()
   const memory = before === undefined || after === undefined ? undefined : {
