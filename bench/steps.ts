@@ -45,6 +45,7 @@ const BenchSocket = Socket.make("bench", {
 })
 const BenchSocketLive = BenchSocket.layer(() => Effect.succeed(Socket.accept()))
 
+/** Frames, and closes. */
 let sent = 0
 
 /** How many frames have still to be sent until there are so many. */
@@ -80,7 +81,7 @@ const report = (step: string, micros: number) => console.log(`${step.padEnd(62)}
 
 const program = Effect.gen(function*() {
   const acceptor = yield* Socket.acceptor(BenchSocket)
-  const transport = { name: "bench", send: () => void sent++, close: () => {} }
+  const transport = { name: "bench", send: () => void sent++, close: () => void sent++ }
   const open = () => acceptor.open(transport, Serializer.v2, { id: undefined, assigns: Context.empty() })
   const frame = (joinRef: string, ref: string, topic: string, event: string, body: unknown = payload) =>
     JSON.stringify([joinRef, ref, topic, event, body])
@@ -164,7 +165,7 @@ const program = Effect.gen(function*() {
     )
     report(
       "open and close a connection",
-      await time(60, 100, 0, () => {
+      await time(60, 100, 100, () => {
         for (let i = 0; i < 100; i++) open().process.kill()
       })
     )

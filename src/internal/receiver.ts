@@ -45,7 +45,10 @@ const parts = [
   "_extensions"
 ]
 
-/** Has a connection of `ws` read short messages at once; where that is made otherwise than is known here, it does as it would. */
+/**
+ * Has a connection of `ws` read short messages at once, and nothing after an error; where that is made otherwise than is known
+ * here, it does as it would.
+ */
 export const receiveAtOnce = (ws: object, reader: Reader): void => {
   const receiver: unknown = "_receiver" in ws ? ws._receiver : undefined
   if (typeof receiver !== "object" || receiver === null || !parts.every((part) => part in receiver)) return

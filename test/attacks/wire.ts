@@ -58,10 +58,14 @@ export const frame = (payload: string | Uint8Array, options: FrameOptions = {}):
 /** What came back: frames by opcode. */
 export interface Received {
   readonly opcode: number
+  /** Whether it is a whole message, with none of the reserved bits. */
+  readonly isPlain: boolean
   readonly payload: Buffer
+  /** Where it ends in what came. */
+  readonly end: number
 }
 
-const readFrames = (data: Buffer): ReadonlyArray<Received> => {
+export const readFrames = (data: Buffer): ReadonlyArray<Received> => {
   const frames: Array<Received> = []
   for (let at = 0; at + 2 <= data.length;) {
     const short = (data[at + 1] ?? 0) & 0x7f
@@ -72,9 +76,11 @@ const readFrames = (data: Buffer): ReadonlyArray<Received> => {
       : short === 127
       ? Number(data.readBigUInt64BE(at + 2))
       : short
-    if (start + length > data.length) break
-    frames.push({ opcode: (data[at] ?? 0) & 0xf, payload: data.subarray(start, start + length) })
-    at = start + length
+    const end = start + length
+    if (end > data.length) break
+    const first = data[at] ?? 0
+    frames.push({ opcode: first & 0xf, isPlain: first >> 4 === 8, payload: data.subarray(start, end), end })
+    at = end
   }
   return frames
 }

@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Socket } from "node:net"
 import { TransportMeter } from "../../src/internal/meter.ts"
-import { binaryFrame, Outbox, Outgoing, type Post, SharedFrame, textFrame } from "../../src/internal/outbox.ts"
+import { Outbox, Outgoing, type Post, SharedFrame } from "../../src/internal/outbox.ts"
 import type { Turn } from "../../src/internal/runQueue.ts"
+import { readFrames } from "../attacks/wire.ts"
 
 /** The frames of many connections, and what became of them. */
 const make = () => {
@@ -155,21 +156,14 @@ const makeConnections = () => {
   return { connection: () => new Connection([]), meter, sendAll }
 }
 
+const kinds = ["part", "text", "bytes"]
+
 /** The frames of a write, as a client takes them apart. */
 const framesOf = (bytes: Buffer): ReadonlyArray<string> => {
-  const frames: Array<string> = []
-  for (let at = 0; at < bytes.length;) {
-    const [kind, short = 0] = bytes.subarray(at)
-    const [length, header] = short === 127
-      ? [Number(bytes.readBigUInt64BE(at + 2)), 10]
-      : short === 126
-      ? [bytes.readUInt16BE(at + 2), 4]
-      : [short, 2]
-    const payload = bytes.subarray(at + header, at + header + length)
-    frames.push(`${kind === textFrame ? "text" : kind === binaryFrame ? "bytes" : kind} ${payload.toString()}`)
-    at += header + length
-  }
-  return frames
+  const frames = readFrames(bytes)
+  assert.isTrue(frames.every(({ isPlain }) => isPlain))
+  assert.strictEqual(frames.at(-1)?.end, bytes.length)
+  return frames.map(({ opcode, payload }) => `${kinds[opcode]} ${payload.toString()}`)
 }
 
 describe("an outbox", () => {
