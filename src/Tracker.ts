@@ -8,11 +8,11 @@
  * The model is Phoenix.Tracker (https://hexdocs.pm/phoenix_pubsub/Phoenix.Tracker.html).
  */
 import { Cause, Clock, type Context, Data, Duration, Effect, Random, type Scope } from "effect"
-import { brief } from "./internal/channelMessage.ts"
 import { countWithheld } from "./internal/meter.ts"
 import { isPacket, type Presence } from "./internal/packet.ts"
 import * as process from "./internal/process.ts"
 import * as replica from "./internal/replica.ts"
+import { brief } from "./internal/untrusted.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Supervisor from "./Supervisor.ts"

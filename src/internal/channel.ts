@@ -3,7 +3,7 @@ import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import type { Serializer } from "../Serializer.ts"
-import { brief, ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
+import { ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
 import {
   ChannelError,
   type Compiled,
@@ -19,6 +19,7 @@ import * as process from "./process.ts"
 import { Answer, type FrameSink, noReply, SocketRef } from "./reply.ts"
 import type { Level } from "./report.ts"
 import { type Definition, type Place, Served, type Settings as ServedSettings } from "./served.ts"
+import { brief } from "./untrusted.ts"
 
 /** The erased form of `Channel.Handlers`. */
 export interface Handlers extends process.SignalHandlers {

@@ -1,5 +1,6 @@
 import type * as Message from "../Message.ts"
 import type { ExitReason } from "./exitReason.ts"
+import { brief } from "./untrusted.ts"
 
 /** The first message in the mailbox of a channel. */
 export class JoinRequest {
@@ -31,16 +32,6 @@ export class Intercepted {
   constructor(broadcast: Message.Broadcast) {
     this.broadcast = broadcast
   }
-}
-
-/** What a client has sent, short enough for a log line. */
-export const brief = (value: unknown): unknown => {
-  const text = typeof value === "string"
-    ? value
-    : value === null || typeof value !== "object"
-    ? String(value)
-    : "object"
-  return text.length <= 100 ? text : `${text.slice(0, 100)}...`
 }
 
 /** What the crash line says about a message: names, never payloads. */

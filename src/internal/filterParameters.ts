@@ -1,3 +1,5 @@
+import { shorten } from "./untrusted.ts"
+
 /** Names of parameters to hide, or of the only ones to show. */
 export type ParameterFilter = ReadonlyArray<string> | { readonly keep: ReadonlyArray<string> }
 
@@ -15,12 +17,6 @@ export const maxValues = 100
 
 /** Levels of objects and arrays that are shown. */
 export const maxDepth = 8
-
-/** Well formed, because a cut may halve a character that takes two. */
-const shorten = (text: string): string =>
-  text.length <= maxLength
-    ? text
-    : `${text.slice(0, maxLength).toWellFormed()}… (${text.length - maxLength} more characters)`
 
 /** What JSON calls an object, of whatever realm; no instance of a class. */
 const isPlain = (value: object): value is Readonly<Record<string, unknown>> => {
@@ -46,7 +42,7 @@ class Walk {
     }
     if (hide) return filtered
     if (typeof value === "string") {
-      const shown = shorten(value)
+      const shown = shorten(value, maxLength)
       return this.isSecret(shown, "=") ? filtered : shown
     }
     return value instanceof Uint8Array && value.length > maxBytes ? `[${value.length} bytes]` : value
@@ -88,7 +84,7 @@ class Walk {
       this.left--
       const secret = this.isSecret(key, "")
       const keep = hide && this.kept?.includes(key) === true
-      shown.push([shorten(key), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
+      shown.push([shorten(key, maxLength), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
     }
     // Unlike an assignment, this makes `__proto__` a key as any other.
     return Object.fromEntries(shown)

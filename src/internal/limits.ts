@@ -1,4 +1,5 @@
-import type { Clock, Context } from "effect"
+import type { Cause, Clock, Context } from "effect"
+import { number, OptionError } from "./options.ts"
 import { isLogged, type Level, report } from "./report.ts"
 import type { Timers } from "./timers.ts"
 
@@ -9,15 +10,18 @@ export interface Rate {
 }
 
 /** Checks a rate that an application has set; false is no limit. */
-export const rateOf = (name: string, rate: Rate | false): Rate | undefined => {
+export const rateOf = (option: string, rate: Rate | false): Rate | undefined => {
   if (rate === false) return undefined
-  if (!(rate.perSecond > 0) || !(rate.burst >= 1)) {
-    throw new RangeError(`${name}: perSecond must be more than 0 and burst at least 1, or false for no limit`)
+  if (typeof rate !== "object" || rate === null) {
+    throw new OptionError(option, rate, "{ perSecond, burst }, or false for no limit")
   }
-  return rate
+  return {
+    perSecond: number(`${option}: perSecond`, rate.perSecond, { min: Number.MIN_VALUE, unlimited: true }),
+    burst: number(`${option}: burst`, rate.burst, { unlimited: true })
+  }
 }
 
-/** Lets so much pass as a rate says. */
+/** Lets so much pass as a rate says, by the monotonic clock. */
 export class TokenBucket {
   private readonly rate: Rate
   private readonly clock: Clock.Clock
@@ -31,15 +35,28 @@ export class TokenBucket {
     this.tokens = rate.burst
   }
 
-  take(): boolean {
-    // The wall clock is the quicker one to read. Where it is set back, nothing is filled in for once.
-    const now = this.clock.currentTimeMillisUnsafe()
-    const fill = Math.max(0, now - this.filledAt) * this.rate.perSecond / 1000
-    this.tokens = Math.min(this.rate.burst, this.tokens + fill)
-    this.filledAt = now
-    if (this.tokens < 1) return false
-    this.tokens--
+  /** Takes `count` tokens, if there are so many. */
+  take(count = 1): boolean {
+    this.fill()
+    if (this.tokens < count) return false
+    this.tokens -= count
     return true
+  }
+
+  /**
+   * Takes `count` tokens, more than there are if need be, and returns the milliseconds until that debt is paid: what is
+   * here already is let in, and what comes after it has to wait.
+   */
+  charge(count: number): number {
+    this.fill()
+    this.tokens -= count
+    return this.tokens >= 0 ? 0 : -this.tokens / this.rate.perSecond * 1000
+  }
+
+  private fill(): void {
+    const now = Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
+    this.tokens = Math.min(this.rate.burst, this.tokens + (now - this.filledAt) * this.rate.perSecond / 1000)
+    this.filledAt = now
   }
 }
 
@@ -58,13 +75,18 @@ export class Complaints {
   }
 
   /** `times` says how often it was since the line before. The line is the kind, so it must not hold what a client sent. */
-  say(level: Exclude<Level, false>, line: string, annotations: Record<string, unknown>): void {
+  say(
+    level: Exclude<Level, false>,
+    line: string,
+    annotations: Readonly<Record<string, unknown>>,
+    cause?: Cause.Cause<unknown>
+  ): void {
     const { now } = this.timers
     const kind = this.kinds.get(line) ?? { again: now, count: 0 }
     this.kinds.set(line, kind)
     kind.count++
     if (now < kind.again) return
-    if (isLogged(level, this.context)) report(level, this.context, line, { ...annotations, times: kind.count })
+    if (isLogged(level, this.context)) report(level, this.context, line, { ...annotations, times: kind.count }, cause)
     kind.again = now + pause
     kind.count = 0
   }

@@ -1,4 +1,4 @@
-import { Context, Effect, LogLevel, References } from "effect"
+import { type Cause, Context, Effect, LogLevel, References } from "effect"
 
 /** At which level a line is logged; false for not at all. */
 export type Level = LogLevel.Severity | false
@@ -12,5 +12,9 @@ export const report = (
   level: LogLevel.Severity,
   context: Context.Context<never>,
   message: string,
-  annotations: Record<string, unknown>
-): void => void Effect.runForkWith(context)(Effect.annotateLogs(Effect.logWithLevel(level)(message), annotations))
+  annotations: Readonly<Record<string, unknown>>,
+  cause?: Cause.Cause<unknown>
+): void => {
+  const line = cause === undefined ? Effect.logWithLevel(level)(message) : Effect.logWithLevel(level)(message, cause)
+  Effect.runForkWith(context)(Effect.annotateLogs(line, annotations))
+}

@@ -3,7 +3,7 @@ import type * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import { FilterParameters } from "../Telemetry.ts"
-import { about, brief, ConnectionEnded, Incoming, JoinRequest } from "./channelMessage.ts"
+import { about, ConnectionEnded, Incoming, JoinRequest } from "./channelMessage.ts"
 import { onlyFailure } from "./contract.ts"
 import { filterParameters, formatDuration } from "./filterParameters.ts"
 import type { ChannelMeter } from "./meter.ts"
@@ -11,6 +11,7 @@ import * as process from "./process.ts"
 import { Answer, type Outlet } from "./reply.ts"
 import { isLogged, type Level, report } from "./report.ts"
 import { inSpan } from "./tracing.ts"
+import { brief } from "./untrusted.ts"
 
 /** What a channel needs of the connection it belongs to. */
 export interface Connection extends Outlet {

@@ -4,7 +4,6 @@ import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import { DecodeError, type Frame, type Serializer } from "../Serializer.ts"
 import { ByTopic } from "./byTopic.ts"
-import { brief } from "./channelMessage.ts"
 import { matches, onlyFailure } from "./contract.ts"
 import type { Group } from "./group.ts"
 import { type Complaints, type Rate, TokenBucket } from "./limits.ts"
@@ -12,6 +11,7 @@ import type { ChannelMeter, SocketMeter, TransportMeter } from "./meter.ts"
 import * as process from "./process.ts"
 import type { FrameSink } from "./reply.ts"
 import type { Connection, Definition, Served } from "./served.ts"
+import { brief } from "./untrusted.ts"
 
 /** The wire under a socket: a WebSocket, a long-poll session, a test. */
 export interface Transport extends FrameSink {
