@@ -7,9 +7,7 @@
 export const maxBriefLength = 100
 
 /** Control characters, what a terminal takes for commands, line separators, and what changes the direction of text. */
-// oxlint-disable-next-line no-control-regex -- these are what is looked for
-const unsafe =
-  /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]|\p{Surrogate}/gu
+const unsafe = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}\ufeff]/gu
 const unsafeOnce = new RegExp(unsafe.source, "u")
 
 const escapeOne = (character: string): string => {
