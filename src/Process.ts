@@ -9,7 +9,9 @@
  * The model is the one of Erlang's processes and GenServer (https://www.erlang.org/doc/system/ref_man_processes.html).
  */
 import { type Cause, Context, Data, Duration, Effect, Exit, Layer, type Scope } from "effect"
+import { effectOf } from "./internal/eager.ts"
 import { erase } from "./internal/erase.ts"
+import { callable, duration, object, oneOf, text, wholeNumber } from "./internal/options.ts"
 import * as internal from "./internal/process.ts"
 import type { Timer, Timers } from "./internal/timers.ts"
 
@@ -116,19 +118,19 @@ export interface Behaviour<in M, out R = never> {
  */
 export type Init<M, E = never, R = never> = (self: Pid<M>) => Effect.Effect<Behaviour<M, R>, E, R>
 
-/** Options of {@link spawn}. */
+/** Options of {@link spawn}. One that makes no sense, such as a capacity of NaN, is a defect: an `OptionError`. */
 export interface Options<in M = never> {
   /** What the process is called in logs and in {@link list}; default `"process"`. */
   readonly label?: string | undefined
   /**
    * How long a process that is told to end may take: to be interrupted, for `terminate` and for the finalizers, all
-   * together; then it is killed. Default 5 seconds.
+   * together; then it is killed. Default 5 seconds; `"Infinity"` for as long as it takes.
    */
   readonly shutdown?: Duration.Input | undefined
   /**
-   * The most messages that wait, at least 1 (default: no bound), and what happens to one more: `dropNewest` refuses it
-   * (default), `dropOldest` gives up the one that has waited longest, `crash` ends the process. `Down` and exits are
-   * always taken. A {@link call} whose message is given up ends in `TIMEOUT`.
+   * `capacity`: the most messages that wait, at least 1; default `Infinity`, no bound. `whenFull` says what happens to one
+   * more: `dropNewest` refuses it (default), `dropOldest` gives up the one that has waited longest, `crash` ends the
+   * process. `Down` and exits are always taken. A {@link call} whose message is given up ends in `TIMEOUT`.
    */
   readonly mailbox?: {
     readonly capacity: number
@@ -142,7 +144,8 @@ export interface Options<in M = never> {
  * The node that processes live on: their run queue, their timers, the tree of who started whom.
  *
  * It takes Clock and Scheduler from the Context in which its Layer is built, so that under a `TestClock` time stands
- * still until the test moves it. When the Layer's scope closes all processes are shut down, the youngest first.
+ * still until the test moves it. When the Layer's scope closes all processes are shut down, at the same time; only a
+ * process that has started others ends after them. Each has its shutdown time.
  *
  * @example
  * ```ts
@@ -228,13 +231,15 @@ export const spawnUnder = <M, E, R>(
   init: Init<M, E, R>,
   options: Options<M> | undefined
 ): Effect.Effect<Pid<M>, E> => {
-  const inherited = internal.Process.inherited(context)
+  const starter = internal.Process.starterIn(context)
+  const inherited = internal.Process.inherited(context, starter)
   return Effect.callback<Pid<M>, E>((resume) => {
-    const process = new internal.Process(system, parent, inherited, subjectOf(options), parseOptions(options))
+    const subject = subjectOf(options, starter)
+    const process = new internal.Process(system, parent, inherited, subject, parseOptions(options))
     const pid = toPid<M>(process)
     let effect: Effect.Effect<Behaviour<M, R>, E, R>
     try {
-      effect = init(pid)
+      effect = effectOf(init(pid))
     } catch (defect) {
       effect = Effect.die(defect)
     }
@@ -291,11 +296,12 @@ class TimerRefImpl implements TimerRef, internal.Watcher {
  * Sends a message to a process once `delay` has passed on its node's Clock, as `Process.send_after` does. It is not sent
  * when the process ends before. Messages that are due at the same millisecond are sent in the order of these calls.
  *
- * @param delay - counted in whole milliseconds, rounded up; `Infinity` for never
+ * @param delay - counted in whole milliseconds, rounded up; `Infinity` for never, and less than nothing is nothing. What is
+ *   no duration, such as NaN, is a defect: an `OptionError`
  * @returns a reference for {@link cancelTimer}
  */
 export const sendAfter = <M>(pid: Pid<M>, message: M, delay: Duration.Input): Effect.Effect<TimerRef> =>
-  Effect.sync(() => new TimerRefImpl(pid, fromPid(pid), message, millisOf(delay)))
+  Effect.sync(() => new TimerRefImpl(pid, fromPid(pid), message, delayOf(delay)))
 
 /** Takes back a message of {@link sendAfter}; false when it was sent already or there is nobody to send it to. */
 export const cancelTimer = (ref: TimerRef): Effect.Effect<boolean> =>
@@ -341,7 +347,7 @@ export const reply = <A>(to: ReplyTo<A>, value: A): Effect.Effect<void> =>
  * ```
  *
  * @param message - makes the message from the place the answer goes to
- * @param options - `timeout`: how long to wait, default 5 seconds
+ * @param options - `timeout`: how long to wait, default 5 seconds; `"Infinity"` for as long as the process lives
  * @returns the answer, or a {@link CallError} when time is up or the process ends before it has answered
  */
 export const call = <M, A>(
@@ -352,7 +358,8 @@ export const call = <M, A>(
   Effect.callback<A, CallError>((resume) => {
     const process = fromPid(pid)
     const { timers } = process.system
-    const timeout = millisOf(options?.timeout ?? "5 seconds")
+    const { timeout: limit = "5 seconds" } = options ?? {}
+    const timeout = duration("timeout", limit, { unlimited: true })
     let settled = false
     let timer: Timer | undefined
     const settle = (outcome: Effect.Effect<A, CallError> | undefined) => {
@@ -477,7 +484,7 @@ export const info = (pid: Pid): Effect.Effect<Info> =>
       if (watcher instanceof internal.Link) links++
       else if (watcher instanceof TimerRefImpl) timers++
       else if (watcher instanceof internal.Monitor && watcher.owner === process) monitors++
-      else watchers++
+      else watchers += "count" in watcher ? watcher.count ?? 1 : 1
     }
     return {
       pid,
@@ -514,8 +521,8 @@ export const stats: Effect.Effect<{ readonly processes: number; readonly timers:
   )
 
 /**
- * Ends processes one after another, the youngest first; each has its shutdown time. Those that are started meanwhile, too,
- * and the `spared` not.
+ * Ends processes: at the same time, and only those that have started others after these. Each has its shutdown time. Those
+ * that are started meanwhile are ended too, and the `spared` are not.
  *
  * @internal
  */
@@ -523,12 +530,30 @@ export const shutdownChildren = (
   children: ReadonlySet<internal.Process>,
   spared: ReadonlySet<internal.Process> = new Set()
 ): Effect.Effect<void> => {
-  let left: ReadonlyArray<internal.Process> = []
+  let wave: ReadonlyArray<internal.Process> = []
   return Effect.whileLoop({
-    while: () => (left = [...children].reverse().filter((child) => !spared.has(child))).length > 0,
-    body: () => Effect.forEach(left, (child) => shutdownChild(child), { discard: true }),
+    while: () => (wave = youngest([...children].filter((child) => !spared.has(child)))).length > 0,
+    body: () => Effect.forEach(wave, (child) => shutdownChild(child), { concurrency: "unbounded", discard: true }),
     step: () => {}
   })
+}
+
+/** The processes of the last generation: those that have the most starters above them, the youngest first. */
+const youngest = (processes: ReadonlyArray<internal.Process>): ReadonlyArray<internal.Process> => {
+  const generations = new Map<internal.Process, number>()
+  let last = 0
+  for (const process of processes) {
+    const line: Array<internal.Process> = []
+    let known = 0
+    for (let next: internal.Process | undefined = process; next?.alive; next = next.starter) {
+      known = generations.get(next) ?? 0
+      if (known > 0) break
+      line.push(next)
+    }
+    for (const next of line.reverse()) generations.set(next, ++known)
+    last = Math.max(last, known)
+  }
+  return processes.filter((process) => generations.get(process) === last).reverse()
 }
 
 /**
@@ -546,19 +571,45 @@ export const shutdownChild = (
     return Effect.asVoid(awaitExit(toPid(process)))
   })
 
-const millisOf = (duration: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(duration))
+const delayOf = (delay: Duration.Input): number => {
+  const isPast = typeof delay === "number" ? delay < 0 : Duration.isDuration(delay) && Duration.isNegative(delay)
+  return isPast ? 0 : duration("delay", delay, { min: 0, unlimited: true })
+}
 
-const parseOptions = <M>(options: Options<M> | undefined): internal.Options =>
-  options === undefined ? internal.defaultOptions : {
-    shutdown: options.shutdown === undefined ? internal.defaultOptions.shutdown : millisOf(options.shutdown),
-    capacity: Math.max(1, options.mailbox?.capacity ?? internal.defaultOptions.capacity),
-    whenFull: options.mailbox?.whenFull ?? internal.defaultOptions.whenFull
+/**
+ * Checks the options of a process.
+ *
+ * @internal
+ */
+export const parseOptions = <M>(options: Options<M> | undefined): internal.Options => {
+  if (options === undefined) return internal.defaultOptions
+  const { annotate, label, mailbox, shutdown } = options
+  const { capacity, whenFull } = internal.defaultOptions
+  if (label !== undefined) text("label", label)
+  if (annotate !== undefined) callable("annotate", annotate)
+  if (mailbox !== undefined) object("mailbox", mailbox, "{ capacity, whenFull }")
+  return {
+    shutdown: shutdown === undefined
+      ? internal.defaultOptions.shutdown
+      : duration("shutdown", shutdown, { min: 0, unlimited: true }),
+    capacity: mailbox === undefined
+      ? capacity
+      : wholeNumber("mailbox: capacity", mailbox.capacity, { unit: "messages", unlimited: true }),
+    whenFull: mailbox?.whenFull === undefined
+      ? whenFull
+      : oneOf("mailbox: whenFull", mailbox.whenFull, ["dropNewest", "dropOldest", "crash"])
   }
+}
 
-const subjectOf = <M>({ annotate, label = "process" }: Options<M> = {}): internal.Subject => ({
-  label,
-  annotate: annotate as internal.Subject["annotate"]
-})
+/** Shared by all that have nothing to say of themselves. */
+const anybody: internal.Subject = { label: "process", annotate: undefined }
+
+const subjectOf = <M>(options: Options<M> | undefined, starter: internal.Process | undefined): internal.Subject => {
+  if (options === undefined && starter === undefined) return anybody
+  const { label = anybody.label } = options ?? {}
+  const annotate = options?.annotate as internal.Subject["annotate"]
+  return starter === undefined ? { label, annotate } : { label, annotate, starter }
+}
 
 // A mailbox holds only what `Pid<M>` lets in, and the Context of a turn has what `R` asks for.
 /** @internal */

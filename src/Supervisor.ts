@@ -6,7 +6,8 @@
  *
  * The model is Erlang's supervisor (https://www.erlang.org/doc/system/sup_princ.html).
  */
-import { type Cause, type Context, Data, Duration, Effect, Layer, type Scope } from "effect"
+import { type Cause, type Context, Data, type Duration, Effect, Layer, type Scope } from "effect"
+import { callable, duration, oneOf, OptionError, text, wholeNumber } from "./internal/options.ts"
 import * as internal from "./internal/process.ts"
 import type { Timer } from "./internal/timers.ts"
 import * as Process from "./Process.ts"
@@ -50,7 +51,8 @@ export interface ChildSpec<out E = never, out R = never> {
  * ```
  *
  * @param options - `id`: unique among the children of a supervisor. `start`: as for `Process.spawn`. `restart`: default
- *   `permanent`. The rest are the options of `Process.spawn`; `label` defaults to the id.
+ *   `permanent`. The rest are the options of `Process.spawn`; `label` defaults to the id. One that makes no sense is
+ *   thrown: an `OptionError`.
  */
 export const child = <M, E = never, R = never>(
   options: Process.Options<M> & {
@@ -58,20 +60,32 @@ export const child = <M, E = never, R = never>(
     readonly start: Process.Init<M, E, R>
     readonly restart?: Restart | undefined
   }
-): ChildSpec<E, Exclude<R, Process.Own>> => ({
-  id: options.id,
-  restart: options.restart ?? "permanent",
-  start: (system, parent, context) =>
-    Process.spawnUnder(system, parent, context, options.start, { ...options, label: options.label ?? options.id })
-})
+): ChildSpec<E, Exclude<R, Process.Own>> => {
+  const id = text("id", options.id)
+  const start = callable("start", options.start)
+  const { label = id, restart = "permanent" } = options
+  const settings = { ...options, label }
+  Process.parseOptions(settings)
+  return {
+    id,
+    restart: oneOf("restart", restart, ["permanent", "transient", "temporary"]),
+    start: (system, parent, context) => Process.spawnUnder(system, parent, context, start, settings)
+  }
+}
 
-/** Options of {@link make} and {@link start}. */
+/**
+ * Options of {@link make} and {@link start}. One that makes no sense, such as `maxRestarts` of NaN, is thrown by `make` and a
+ * defect of `start` and `layer`: an `OptionError`.
+ */
 export interface Options<out E = never, out R = never> {
   /** Started in this order, stopped in the opposite one; default none. */
   readonly children?: ReadonlyArray<ChildSpec<E, R>> | undefined
   /** Default `oneForOne`. */
   readonly strategy?: Strategy | undefined
-  /** One more restart than this `within` that time, and the supervisor stops its children and ends; default 3. */
+  /**
+   * Limits the restarts in the time `within`; at one more the supervisor stops its children and ends. Default 3; 0 for no
+   * restart at all, `Infinity` for as many as it takes.
+   */
   readonly maxRestarts?: number | undefined
   /** The time over which restarts are counted; default 5 seconds. */
   readonly within?: Duration.Input | undefined
@@ -120,10 +134,14 @@ export interface Child {
  */
 export const make = <E = never, R = never>(
   options: Options<E, R> = {}
-): Process.Init<Request, E, R | Process.System | Process.Self> =>
-() =>
+): Process.Init<Request, E, R | Process.System | Process.Self> => {
+  const settings = settingsOf(options)
+  return () => begin(options, settings)
+}
+
+const begin = <E, R>(options: Options<E, R>, settings: Settings) =>
   Effect.gen(function*() {
-    const children = new Children(yield* Process.System, yield* Process.Self, options)
+    const children = new Children(yield* Process.System, yield* Process.Self, settings)
     const context = yield* Effect.context<R>()
     const startAll = Effect.forEach(
       options.children ?? [],
@@ -135,6 +153,22 @@ export const make = <E = never, R = never>(
       Effect.as(Effect.onError(restore(startAll), () => children.stopAll), children)
     )
   })
+
+interface Settings {
+  readonly strategy: Strategy
+  readonly maxRestarts: number
+  readonly within: number
+}
+
+const settingsOf = (options: Options<unknown, unknown>): Settings => {
+  const { children = [], maxRestarts = 3, strategy = "oneForOne", within = "5 seconds" } = options
+  if (!Array.isArray(children)) throw new OptionError("children", children, "a list of Supervisor.child")
+  return {
+    strategy: oneOf("strategy", strategy, ["oneForOne", "oneForAll", "restForOne"]),
+    maxRestarts: wholeNumber("maxRestarts", maxRestarts, { min: 0, unlimited: true }),
+    within: duration("within", within, { unlimited: true })
+  }
+}
 
 /**
  * Starts a supervisor and its children. When a child fails to start, those before it are stopped and `start` fails with
@@ -156,7 +190,10 @@ export const make = <E = never, R = never>(
 export const start = <E = never, R = never>(
   options: Options<E, R> & { readonly label?: string | undefined } = {}
 ): Effect.Effect<Supervisor, E, Process.System | Exclude<R, Process.Own>> =>
-  Process.spawn(make(options), { label: options.label ?? "supervisor", shutdown: "Infinity" })
+  Effect.suspend(() => {
+    const { label = "supervisor" } = options
+    return Process.spawn(make(options), { label, shutdown: "Infinity" })
+  })
 
 /** A supervisor that runs while the Layer's scope is open; when it closes, the children are stopped in order. */
 export const layer = <E = never, R = never>(
@@ -329,12 +366,12 @@ class Children {
   private readonly within: number
   private restarts: Array<number> = []
 
-  constructor(system: internal.System, process: internal.Process, options: Options<unknown, unknown>) {
+  constructor(system: internal.System, process: internal.Process, { maxRestarts, strategy, within }: Settings) {
     this.system = system
     this.process = process
-    this.strategy = options.strategy ?? "oneForOne"
-    this.maxRestarts = options.maxRestarts ?? 3
-    this.within = Duration.toMillis(Duration.fromInputUnsafe(options.within ?? "5 seconds"))
+    this.strategy = strategy
+    this.maxRestarts = maxRestarts
+    this.within = within
   }
 
   handle(request: Request): Effect.Effect<void> {
@@ -440,6 +477,7 @@ class Children {
 
   /** Counts a restart. */
   private tooMany(): boolean {
+    if (this.maxRestarts === Infinity) return false
     const { now } = this.system.timers
     this.restarts = this.restarts.filter((at) => at > now - this.within)
     return this.restarts.push(now) > this.maxRestarts

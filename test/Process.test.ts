@@ -1,7 +1,8 @@
 import { assert, describe } from "@effect/vitest"
-import { Cause, Clock, Context, Deferred, Effect, Exit, Fiber, Layer, Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Process from "../src/Process.ts"
+import * as Supervisor from "../src/Supervisor.ts"
 import { type Job, noting, onNode, settle, spawnObedient } from "./support/node.ts"
 
 class Greeting extends Context.Service<Greeting, string>()("test/Greeting") {}
@@ -386,17 +387,34 @@ describe("a mailbox", () => {
       assert.deepStrictEqual(log, [-1, 99_998, 99_999])
     }))
 
-  onNode("has room for at least one message", () =>
-    Effect.gen(function*() {
-      const log: Array<number> = []
-      const pid = yield* Process.spawn(() => Effect.succeed(noting(log)), {
-        mailbox: { capacity: 0, whenFull: "dropOldest" }
+  onNode(
+    "that makes no sense is refused where it is given, with its name, its value and what is allowed",
+    () =>
+      Effect.gen(function*() {
+        const init = () => Effect.succeed({ handle: () => Effect.void })
+        const wrong: ReadonlyArray<readonly [option: string, options: unknown]> = [
+          ...[NaN, 0, -1, 1.5, "1", null, undefined].map((capacity) =>
+            ["mailbox: capacity", { mailbox: { capacity } }] as const
+          ),
+          ["mailbox", { mailbox: 10 }],
+          ["mailbox", { mailbox: null }],
+          ["mailbox: whenFull", { mailbox: { capacity: 1, whenFull: "dropnewest" } }],
+          ["mailbox: whenFull", { mailbox: { capacity: 1, whenFull: null } }],
+          ...[NaN, -1, "soon", null, true].map((shutdown) => ["shutdown", { shutdown }] as const),
+          ...[5, "", null].map((label) => ["label", { label }] as const),
+          ["annotate", { annotate: "n" }]
+        ]
+        for (const [option, options] of wrong) {
+          const exit = yield* Effect.exit(Process.spawn(init, options as Process.Options))
+          const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+          assert.instanceOf(error, RangeError, `${option} ${JSON.stringify(options)}`)
+          assert.match(String(error), new RegExp(`OptionError: ${option} must be .+; it is `))
+          assert.throws(() => Supervisor.child({ id: "a", start: init, ...(options as Process.Options) }), RangeError)
+        }
+        assert.strictEqual((yield* Process.stats).processes, 0)
+        yield* Process.spawn(init, { mailbox: { capacity: Infinity }, shutdown: 0, label: undefined })
       })
-      Process.sendUnsafe(pid, 1)
-      Process.sendUnsafe(pid, 2)
-      yield* settle
-      assert.deepStrictEqual(log, [2])
-    }))
+  )
 })
 
 describe("sendAfter", () => {
@@ -442,6 +460,29 @@ describe("sendAfter", () => {
       yield* TestClock.adjust(0)
       assert.deepStrictEqual(log, ["now", "before"])
       assert.isFalse(yield* Process.cancelTimer(ref))
+    }))
+
+  onNode("and call refuse a time that is none", () =>
+    Effect.gen(function*() {
+      const pid = yield* Process.spawn(() => Effect.succeed(noting<number>([])))
+      for (const wrong of [NaN, "soon", null, true] as ReadonlyArray<unknown>) {
+        const time = wrong as Duration.Input
+        for (
+          const effect of [
+            Process.sendAfter(pid, 1, time),
+            Process.call(pid, () => 1, { timeout: time })
+          ]
+        ) {
+          const exit = yield* Effect.exit<unknown, unknown, never>(effect)
+          assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof RangeError, String(wrong))
+        }
+      }
+      assert.isTrue(Exit.hasDies(yield* Effect.exit(Process.call(pid, () => 1, { timeout: 0 }))))
+      assert.deepStrictEqual(yield* Process.stats, { processes: 1, timers: 0 })
+      assert.strictEqual((yield* Process.info(pid)).watchers, 0)
+      yield* Process.sendAfter(pid, 1, Duration.millis(-5))
+      yield* TestClock.adjust(0)
+      assert.strictEqual((yield* Process.info(pid)).messageCount, 1)
     }))
 
   onNode("waits longer than platform timers can", () =>
@@ -1368,45 +1409,87 @@ describe("a node", () => {
       })
   )
 
+  onNode("that closes shuts its processes down at the same time, trapping exits or not", () =>
+    Effect.gen(function*() {
+      const log: Array<string> = []
+      const scope = yield* Scope.make()
+      const node = yield* Effect.provide(
+        Effect.gen(function*() {
+          const start = (name: string, more?: Partial<Process.Behaviour<never>>) =>
+            spawnObedient({
+              terminate: (reason) =>
+                Effect.gen(function*() {
+                  log.push(`${name} ${reason._tag}`)
+                  yield* Effect.sleep("1 second")
+                  log.push(`${name} ended @${yield* Clock.currentTimeMillis}`)
+                }),
+              ...more
+            })
+          yield* start("oldest")
+          yield* start("trapping", { handleExit: () => Effect.void })
+          for (let n = 0; n < 100; n++) yield* start("stuck", { terminate: () => Effect.never })
+          const youngest = yield* start("youngest")
+          yield* Process.sendAfter(youngest, Effect.void, "1 day")
+          return yield* Process.System
+        }),
+        yield* systemIn(scope)
+      )
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("5 seconds")
+      assert.isDefined(closing.pollUnsafe())
+      assert.deepStrictEqual(log, [
+        "youngest Shutdown",
+        "trapping Shutdown",
+        "oldest Shutdown",
+        "youngest ended @1000",
+        "trapping ended @1000",
+        "oldest ended @1000"
+      ])
+      assert.strictEqual(node.children.size + node.timers.size, 0)
+    }))
+
   onNode(
-    "that closes shuts its processes down, the youngest first, one after another, trapping exits or not",
+    "that closes ends a process after those it has started, and those that these have started",
     () =>
       Effect.gen(function*() {
         const log: Array<string> = []
         const scope = yield* Scope.make()
-        const node = yield* Effect.provide(
-          Effect.gen(function*() {
-            const start = (name: string, more?: Partial<Process.Behaviour<never>>) =>
-              spawnObedient({
-                terminate: (reason) =>
-                  Effect.gen(function*() {
-                    log.push(`${name} ${reason._tag}`)
-                    yield* Effect.sleep("1 second")
-                    log.push(`${name} ended @${yield* Clock.currentTimeMillis}`)
-                  }),
-                ...more
+        yield* Effect.gen(function*() {
+          const family = (
+            name: string,
+            more: Effect.Effect<unknown, never, Process.System> = Effect.void
+          ): Effect.Effect<unknown, never, Process.System> =>
+            Process.spawn((_self: Process.Pid<never>) =>
+              Effect.as(more, {
+                handle: () => Effect.void,
+                terminate: () => Effect.as(Effect.sleep("1 second"), void log.push(name))
+              }), { label: name })
+          yield* family("parent", Effect.andThen(family("child 1", family("grandchild")), family("child 2")))
+          yield* Supervisor.start({
+            label: "supervisor",
+            children: [
+              Supervisor.child({
+                id: "supervised",
+                start: (_self: Process.Pid<never>) =>
+                  Effect.as(family("started by supervised"), {
+                    handle: () => Effect.void,
+                    terminate: () => Effect.sync(() => void log.push("supervised"))
+                  })
               })
-            yield* start("oldest")
-            yield* start("trapping", { handleExit: () => Effect.void })
-            yield* start("stuck", { terminate: () => Effect.never })
-            const youngest = yield* start("youngest")
-            yield* Process.sendAfter(youngest, Effect.void, "1 day")
-            return yield* Process.System
-          }),
-          yield* systemIn(scope)
-        )
+            ]
+          })
+          yield* family("alone")
+        }).pipe(Effect.provide(yield* systemIn(scope)))
         const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
-        yield* TestClock.adjust("8 seconds")
-        yield* Fiber.join(closing)
-        assert.deepStrictEqual(log, [
-          "youngest Shutdown",
-          "youngest ended @1000",
-          "trapping Shutdown",
-          "trapping ended @7000",
-          "oldest Shutdown",
-          "oldest ended @8000"
-        ])
-        assert.strictEqual(node.children.size + node.timers.size, 0)
+        yield* TestClock.adjust("3 seconds")
+        assert.isDefined(closing.pollUnsafe())
+        const before = (first: string, second: string) =>
+          assert.isBelow(log.indexOf(first), log.indexOf(second), `${first} before ${second}: ${log.join()}`)
+        before("grandchild", "child 1")
+        before("child 1", "parent")
+        before("child 2", "parent")
+        before("started by supervised", "supervised")
+        assert.lengthOf(log, 7)
       })
   )
 

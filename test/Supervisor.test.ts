@@ -1,4 +1,4 @@
-import { assert, describe } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, Layer, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Process from "../src/Process.ts"
@@ -676,5 +676,50 @@ describe("Supervisor.layer", () => {
       yield* Fiber.interrupt(fiber)
       assert.deepStrictEqual(workers.news(), ["+a", "-a"])
       assert.lengthOf(yield* Process.list, 0)
+    }))
+})
+
+describe("the options of a supervisor", () => {
+  const start = () => Effect.succeed({ handle: () => Effect.void })
+
+  for (
+    const [option, wrong] of [
+      ...[NaN, -1, 1.5, "3", null].map((maxRestarts) => ["maxRestarts", { maxRestarts }] as const),
+      ...[NaN, 0, -1, "soon", null].map((within) => ["within", { within }] as const),
+      ...["one_for_one", null].map((strategy) => ["strategy", { strategy }] as const),
+      ["children", { children: {} }]
+    ] as const
+  ) {
+    onNode(`refuse ${option} of ${String(Object.values(wrong)[0])}`, () =>
+      Effect.gen(function*() {
+        const options = wrong as Supervisor.Options
+        const expected = new RegExp(`^${option} must be .+; it is `)
+        assert.throws(() => Supervisor.make(options), expected)
+        for (const effect of [Supervisor.start(options), Effect.scoped(Layer.build(Supervisor.layer(options)))]) {
+          const exit = yield* Effect.exit<unknown, never, Process.System>(effect)
+          assert.isTrue(Exit.isFailure(exit) && expected.test((Cause.squash(exit.cause) as Error).message))
+        }
+        assert.strictEqual((yield* Process.stats).processes, 0)
+      }))
+  }
+
+  it("refuse a child without id, start or a known restart", () => {
+    for (const wrong of [{ id: "" }, { id: 1 }, { start: undefined }, { restart: "always" }, { restart: null }]) {
+      const options = { id: "a", start, ...wrong } as unknown
+      assert.throws(() => Supervisor.child(options as Parameters<typeof Supervisor.child>[0]), RangeError)
+    }
+  })
+
+  onNode("take no restart at all, and any number of them", () =>
+    Effect.gen(function*() {
+      for (const [maxRestarts, alive] of [[0, false], [Infinity, true]] as const) {
+        const supervisor = yield* Supervisor.start({ maxRestarts, children: [Supervisor.child({ id: "a", start })] })
+        for (let n = 0; n < 10 && supervisor.alive; n++) {
+          const [child] = yield* Supervisor.children(supervisor)
+          if (child?.pid !== undefined) yield* Process.exit(child.pid, boom)
+          yield* settle
+        }
+        assert.strictEqual(supervisor.alive, alive)
+      }
     }))
 })

@@ -51,6 +51,21 @@ export class Mailbox {
     return this.more.splice(oldest, 1)[0]
   }
 
+  /** Takes out the message that has waited longest of those that need not stay; {@link nothing} when there is none. */
+  protected remove(mustStay: (message: unknown) => boolean): unknown {
+    if (this.count === 0) return nothing
+    if (!mustStay(this.first)) {
+      const removed = this.take()
+      this.compact()
+      return removed
+    }
+    let oldest = this.head
+    while (oldest < this.more.length && mustStay(this.more[oldest])) oldest++
+    if (oldest === this.more.length) return nothing
+    this.count--
+    return this.more.splice(oldest, 1)[0]
+  }
+
   /** Gives back the room of what is taken out, once that is the greater part. */
   protected compact(): void {
     if (this.head < 1024 || this.head * 2 < this.more.length) return

@@ -1,5 +1,5 @@
 import { Cause, Context, Effect, Exit, Fiber, Scope } from "effect"
-import { exitOf } from "./eager.ts"
+import { attempt, disown, effectOf, exitOf } from "./eager.ts"
 import { crash, type ExitReason, isGraceful, killed, shutdown, toExit } from "./exitReason.ts"
 import { Mailbox, nothing } from "./mailbox.ts"
 import type { Turn } from "./runQueue.ts"
@@ -25,8 +25,14 @@ export interface Behaviour extends SignalHandlers {
 /** Who a process is in logs. */
 export interface Subject {
   readonly label: string
+  /** Fields that the crash line has about the process, besides its label. */
+  readonly about?: Readonly<Record<string, unknown>> | undefined
   /** What the crash line says about the message that was being handled. */
   readonly annotate?: ((message: unknown) => Record<string, unknown>) | undefined
+  /** The process that has started this one, which is shut down after it. */
+  readonly starter?: Process | undefined
+  /** Replaces the subject when the process has ended, so that no label has to be made for each that ends. */
+  readonly former?: Subject | undefined
 }
 
 /** What many processes can share. */
@@ -66,6 +72,27 @@ const isSignal = (message: unknown): boolean => message instanceof Signal
 const noScopeState: Scope.State.Empty = { _tag: "Empty" }
 const notStarted: Behaviour = { handle: () => Effect.void }
 const messagesPerTurn = 64
+
+const isHandler = (value: unknown): boolean => value === undefined || typeof value === "function"
+
+/** Checks the behaviour, because the application provides it: without one the process could not even end. */
+const isBehaviour = (value: unknown): value is Behaviour => {
+  if (typeof value !== "object" || value === null) return false
+  try {
+    const { handle, handleDown, handleExit, terminate } = value as Partial<Behaviour>
+    return typeof handle === "function" && isHandler(handleDown) && isHandler(handleExit) && isHandler(terminate)
+  } catch {
+    return false
+  }
+}
+
+/** Not part of `run`, which would make room for this closure with each message. */
+const noEffect = <A, E>(returned: Effect.Effect<A, E>): Effect.Effect<A, E> => attempt(() => effectOf(returned))
+
+const checked = <E>(exit: Exit.Exit<Behaviour, E>): Exit.Exit<Behaviour, E> =>
+  exit._tag === "Failure" || isBehaviour(exit.value) ? exit : Exit.die(
+    new TypeError("what starts a process must succeed with a behaviour: { handle }, whose handlers are functions")
+  )
 
 let nextId = 0
 
@@ -121,12 +148,21 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return this.subject.label
   }
 
+  get starter(): Process | undefined {
+    return this.subject.starter
+  }
+
   get status(): Status {
     return statusNames[this.phase] ?? "ended"
   }
 
   get alive(): boolean {
     return this.phase !== Ended
+  }
+
+  /** The fiber that handles the message in hand, where that takes more than a moment. */
+  get suspended(): Fiber.Fiber<unknown, unknown> | undefined {
+    return this.fiber
   }
 
   /** Everybody to be told of the end: monitors on both sides, links, timers, calls, in the order in which they came. */
@@ -141,6 +177,11 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       this.watchKey = key
       this.watcher = watcher
     } else (this.moreWatchers ??= new Map()).set(key, watcher)
+  }
+
+  /** The watcher under a key, while the process lives. */
+  watcherOf(key: object): Watcher | undefined {
+    return this.watchKey === key ? this.watcher : this.moreWatchers?.get(key)
   }
 
   unwatch(key: object): boolean {
@@ -168,7 +209,8 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   start<E>(init: Effect.Effect<Behaviour, E>, started: (exit: Exit.Exit<void, E>) => void): void {
     let failure: Exit.Exit<never, E> = Exit.interrupt()
     const watcher = { ended: () => started(failure) }
-    const done = (exit: Exit.Exit<Behaviour, E>) => {
+    const done = (outcome: Exit.Exit<Behaviour, E>) => {
+      const exit = checked(outcome)
       if (this.phase === Ended) return exit._tag === "Success" ? this.abandon(exit.value) : undefined
       if (exit._tag === "Success") {
         this.unwatch(watcher)
@@ -180,7 +222,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       this.end(this.interruptedBy(exit.cause) ?? crash(exit.cause))
     }
     const exit = exitOf(init)
-    if (exit?._tag === "Success") return done(exit)
+    if (exit?._tag === "Success" && isBehaviour(exit.value)) return done(exit)
     this.watch(watcher, watcher)
     this.work(this.fork(init), done)
   }
@@ -197,12 +239,9 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return true
   }
 
-  /**
-   * Puts a message in the place of one of the same kind, which is dropped and returned: the one that has waited longest. If
-   * there is none, nothing is done and `nothing` returned.
-   */
-  pushInPlace(message: unknown, sameKind: (message: unknown) => boolean): unknown {
-    return this.phase > Running ? nothing : this.replace(message, (waiting) => !sameKind(waiting))
+  /** Drops the message that has waited longest of a kind, and returns it; `nothing` if there is none. */
+  dropOldest(isOfKind: (message: unknown) => boolean): unknown {
+    return this.phase > Running ? nothing : this.remove((waiting) => !isOfKind(waiting))
   }
 
   private full(message: unknown): boolean {
@@ -284,7 +323,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
       // Most handlers of the library itself return an Exit and need no fiber at all.
       let exit = exitOf(effect)
       if (exit === undefined) {
-        const fiber = this.fork(effect)
+        const fiber = this.fork(Effect.isEffect(effect) ? effect : noEffect(effect))
         exit = fiber.pollUnsafe()
         if (exit === undefined) {
           this.suspend(fiber, message)
@@ -357,12 +396,14 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     this.clear()
     if (this.behaviour.terminate === undefined && this.state._tag === "Empty") return this.finish(reason)
     const cleanup = Effect.onExit(
-      Effect.suspend(() => this.behaviour.terminate?.(reason) ?? Effect.void),
+      Effect.suspend(() =>
+        this.behaviour.terminate === undefined ? Effect.void : effectOf(this.behaviour.terminate(reason))
+      ),
       () => this.phase === Ended ? Effect.void : Scope.close(this, toExit(reason))
     )
     this.work(this.fork(cleanup), (exit) => {
       if (this.phase === Ended) return
-      if (exit._tag === "Failure") this.log(exit.cause, undefined)
+      if (exit._tag === "Failure") this.log(exit.cause, this.about(undefined))
       this.finish(exit._tag === "Failure" && isGraceful(reason) ? crash(exit.cause) : reason)
     })
   }
@@ -393,7 +434,7 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     const { behaviour, state, supervisor, watchers } = this
     this.behaviour = notStarted
     // What it was is let go of, whoever keeps the process.
-    this.subject = { label: this.label }
+    this.subject = this.subject.former ?? { label: this.label }
     this.watchKey = undefined
     this.watcher = undefined
     this.moreWatchers = undefined
@@ -439,9 +480,13 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
     return Context.addUnsafe(Context.addUnsafe(this.context, Self.key, this), Scope.Scope.key, this)
   }
 
+  /** The process in which a process is started on `context`. */
+  static starterIn<R>(context: Context.Context<R>): Process | undefined {
+    return Context.getOrUndefined(context, Self)
+  }
+
   /** The services that a process started on `context` gets: of a process that starts another, not `Self` and its Scope. */
-  static inherited<R>(context: Context.Context<R>): Context.Context<R> {
-    const starter = Context.getOrUndefined(context, Self)
+  static inherited<R>(context: Context.Context<R>, starter: Process | undefined): Context.Context<R> {
     if (starter === undefined) return context
     // Mostly the Context is just that of the turn. The one below it is shared by all that the starter starts.
     const own = starter.turn === context ? starter.context : Context.omit(Self, Scope.Scope)(context)
@@ -455,9 +500,12 @@ export class Process extends Mailbox implements Peer, Scope.Closeable, Turn {
   }
 
   private about(message: unknown): Record<string, unknown> | undefined {
-    if (message instanceof Signal) return undefined
+    const { about } = this.subject
+    if (message instanceof Signal) return { ...about, ...message.about }
     try {
-      return this.subject.annotate?.(message)
+      const more = message === undefined ? undefined : this.subject.annotate?.(message)
+      disown(more)
+      return { ...about, ...more }
     } catch (defect) {
       return { annotate: defect }
     }

@@ -20,6 +20,7 @@ export class RunQueue {
   private readonly turns: Array<Turn> = []
   private next = 0
   private last: Array<Turn> = []
+  private idle: Turn | undefined = undefined
   private scheduled = false
 
   constructor(dispatcher: Scheduler.SchedulerDispatcher) {
@@ -37,13 +38,19 @@ export class RunQueue {
     if (!this.scheduled) this.schedule()
   }
 
+  /** For one that has its turn after all others, once in each task. */
+  whenIdle(turn: Turn): void {
+    this.idle = turn
+    if (!this.scheduled) this.schedule()
+  }
+
   private schedule(): void {
     this.scheduled = true
     this.dispatcher.scheduleTask(this.drain, 0)
   }
 
   private readonly drain = (): void => {
-    const { last, turns } = this
+    const { idle, last, turns } = this
     for (let left = messagesPerTask; left > 0 && this.next < turns.length;) {
       const turn = turns[this.next++]
       if (turn !== undefined) left -= run(turn)
@@ -52,11 +59,15 @@ export class RunQueue {
       this.last = []
       for (const turn of last) run(turn)
     }
+    if (idle !== undefined) {
+      this.idle = undefined
+      run(idle)
+    }
     if (this.next < turns.length) turns.splice(0, this.next)
     else turns.length = 0
     this.next = 0
     this.scheduled = false
-    if (turns.length > 0 || this.last.length > 0) this.schedule()
+    if (turns.length > 0 || this.last.length > 0 || this.idle !== undefined) this.schedule()
   }
 }
 

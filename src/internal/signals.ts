@@ -1,8 +1,10 @@
-import { Effect } from "effect"
+import { Effect, Exit } from "effect"
 import type { ExitReason } from "./exitReason.ts"
 
 /** Told when a process has ended. */
 export interface Watcher {
+  /** For how many it stands; default 1. */
+  readonly count?: number
   readonly ended: (ended: Peer, reason: ExitReason) => void
 }
 
@@ -26,6 +28,30 @@ export interface SignalHandlers {
 /** What is in a mailbox without having been sent. No mailbox is too full for it. */
 export abstract class Signal {
   abstract handle(handlers: SignalHandlers): Effect.Effect<unknown, unknown>
+  /** Annotations of the crash line. */
+  get about(): Record<string, unknown> | undefined {
+    return undefined
+  }
+}
+
+/**
+ * A function of the application that was called for this process on the stack of another has thrown. The process crashes
+ * when it comes to that, as it would have done had its own handler thrown.
+ */
+export class Fault extends Signal {
+  private readonly defect: unknown
+  private readonly subject: Record<string, unknown>
+  constructor(defect: unknown, subject: Record<string, unknown>) {
+    super()
+    this.defect = defect
+    this.subject = subject
+  }
+  handle(): Effect.Effect<never> {
+    return Exit.die(this.defect)
+  }
+  override get about(): Record<string, unknown> {
+    return this.subject
+  }
 }
 
 /** A watched process has ended. */

@@ -1,4 +1,5 @@
 import { Clock, Context, Effect, Scheduler } from "effect"
+import { HeavyWork } from "./heavy.ts"
 import { RunQueue, type Turn } from "./runQueue.ts"
 import { Timers } from "./timers.ts"
 
@@ -8,6 +9,7 @@ export class System<P extends Turn> {
   readonly timers: Timers
   readonly clock: Clock.Clock
   readonly scheduler: Scheduler.Scheduler
+  readonly heavy: HeavyWork
   private readonly queue: RunQueue
   private readonly adopted = new WeakMap<Context.Context<never>, Context.Context<never>>()
   private readonly work: Array<() => void> = []
@@ -17,6 +19,7 @@ export class System<P extends Turn> {
     this.clock = Context.get(context, Clock.Clock)
     this.timers = new Timers(this.clock, Effect.runForkWith(context))
     this.queue = new RunQueue(this.scheduler.makeDispatcher())
+    this.heavy = new HeavyWork((turn) => this.queue.whenIdle(turn))
   }
 
   /** Monotonic time in nanoseconds, for durations. */

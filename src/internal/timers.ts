@@ -3,6 +3,9 @@ import { Cause, type Clock, Effect, type Fiber } from "effect"
 /** The longest a single sleep may last: platform timers overflow after 2^31 ms. */
 const longestSleep = 86_400_000
 
+/** Milliseconds by which timers may be late without a reason to look for. */
+const tolerance = 100
+
 /** A callback that is due at `deadline`; `index` is its place in the heap, -1 when it is not waiting. */
 export interface Timer {
   readonly deadline: number
@@ -15,6 +18,10 @@ export interface Timer {
  * All timers of a node: a binary heap of deadlines and one fiber that sleeps until the first of them. Timers that are
  * due at the same millisecond run in the order in which they were set. Time is monotonic, in whole milliseconds: a clock
  * that is set back delays nothing.
+ *
+ * A node that was stopped, suspended or busy for long finds its timers late. Then sockets are read before timers run, because
+ * what others have said meanwhile waits there, and the absence does not count as {@link awake}: silence of others is measured
+ * by that.
  */
 export class Timers {
   private readonly heap: Array<Timer> = []
@@ -24,6 +31,8 @@ export class Timers {
   /** When the alarm wakes; Infinity without one, -Infinity while it is awake and looks at the heap by itself. */
   private alarmAt = Infinity
   private order = 0
+  /** Milliseconds in which timers were due and did not run. */
+  private absent = 0
 
   constructor(clock: Clock.Clock, fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>) {
     this.clock = clock
@@ -36,6 +45,14 @@ export class Timers {
 
   get now(): number {
     return Math.floor(Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6)
+  }
+
+  /**
+   * Time without that in which this node could not work: for whoever judges another by its silence. Absences are noticed by
+   * timers that are late, so a judge looks several times within the silence it allows.
+   */
+  get awake(): number {
+    return this.now - this.absent
   }
 
   /** Calls `run` in `millis`, never before `after` has returned. */
@@ -79,8 +96,14 @@ export class Timers {
   private readonly wait = Effect.fnUntraced(function*(this: Timers) {
     while (this.first() < Infinity) {
       this.alarmAt = this.first()
-      const millis = this.alarmAt - this.now
-      yield* millis > 0 ? Effect.sleep(Math.min(millis, longestSleep)) : Effect.yieldNow
+      const { now } = this
+      const millis = Math.min(this.alarmAt - now, longestSleep)
+      yield* millis > 0 ? Effect.sleep(millis) : Effect.yieldNow
+      const late = this.now - now - millis
+      if (late > tolerance) {
+        this.absent += late
+        yield* Effect.yieldNow
+      }
       this.alarmAt = -Infinity
       this.ring()
     }
