@@ -48,7 +48,8 @@ export type FilterParameters = ParameterFilter
  *
  * Both hold at every depth of objects and arrays. The first does not look into instances of classes, the second hides
  * them. Of a large payload the log shows the first 100 values, 8 levels, 200 characters of a string or key, and the number
- * of bytes of binary data of more than 64.
+ * of bytes of binary data of more than 64. Control characters are escaped. A filter that is neither of the two, such as a
+ * list with something other than text in it, hides every value.
  *
  * As the `filter_parameters` of Phoenix, which see: https://hexdocs.pm/phoenix/Phoenix.Logger.html
  *
@@ -273,3 +274,21 @@ export const pubsubConnected: Metric.Gauge<number> = Metrics.pubsubConnected
  * @since 0.1.0
  */
 export const presencesWithheld: Metric.Counter<number> = Metrics.presencesWithheld
+
+/**
+ * Presences that `track` or `update` have refused, because their meta is no plain data or too large. Labels: `tracker`, and
+ * `code`, that of the `TrackerError`.
+ *
+ * @category clusters
+ * @since 0.1.0
+ */
+export const presencesRefused: Metric.Counter<number> = Metrics.presencesRefused
+
+/**
+ * Calls of functions of the application that have failed or took longer than `handlerTimeout`. Labels: `tracker`, and
+ * `handler`: `fetch`, `handleMetas` or `handleDiff`.
+ *
+ * @category clusters
+ * @since 0.1.0
+ */
+export const presenceHandlerFailures: Metric.Counter<number> = Metrics.presenceHandlerFailures

@@ -92,7 +92,11 @@ const RawLive = Raw.layerCustom((raw) =>
   })
 )
 
-const UserSocket = Socket.make("user_socket", { channels: [Room, Typed, Raw] })
+const UserSocket = Socket.make("user_socket", {
+  channels: [Room, Typed, Raw],
+  maxTopicBytes: 20_000,
+  maxEventBytes: 20_000
+})
 const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
 const live = Layer.mergeAll(RoomLive, TypedLive, RawLive, UserSocketLive).pipe(Layer.provideMerge(ChannelTest.layer))
 
@@ -184,6 +188,7 @@ describe("an event", () => {
         const room = yield* ChannelTest.join(yield* connect, Room, "room:1")
         yield* ChannelTest.push(room, event, { password: "secret" })
         yield* ChannelTest.settle
+        if (result === "crashed") yield* ChannelTest.assertCrashed(room)
         assert.deepStrictEqual(spans.map(({ name }) => name), ["channels.join", "channels.handle_in"])
         assert.strictEqual(spans[1]?.kind, "server")
         assert.deepStrictEqual(attributesOf(spans[1]), {
@@ -292,8 +297,9 @@ describe("an event", () => {
       const { joinRef, socket, topic } = raw
       socket.server.receive(JSON.stringify([joinRef, null, topic, { toString: 1 }, {}]))
       yield* ChannelTest.settle
-      yield* ChannelTest.push(yield* ChannelTest.join(socket, Raw, "raw:2"), "die")
-      yield* ChannelTest.settle
+      const other = yield* ChannelTest.join(socket, Raw, "raw:2")
+      yield* ChannelTest.push(other, "die")
+      yield* ChannelTest.assertCrashed(other)
       assert.deepStrictEqual(spans.map(({ name }) => name), [
         "channels.join",
         "channels.handle_in",

@@ -12,8 +12,14 @@ export const maxLength = 200
 /** Bytes of binary data that are shown; more are only counted. */
 export const maxBytes = 64
 
+/** A key of more characters is not searched for names: what it holds is hidden. */
+export const maxKeyLength = 1000
+
 /** Values inside of objects and arrays that are shown, all levels together. */
 export const maxValues = 100
+
+/** Characters of all strings and keys together after which no more values are shown. */
+export const maxCharacters = 4000
 
 /** Levels of objects and arrays that are shown. */
 export const maxDepth = 8
@@ -24,14 +30,29 @@ const isPlain = (value: object): value is Readonly<Record<string, unknown>> => {
   return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
+/** Undefined for what is no list of names. */
+const namesOf = (value: unknown): ReadonlyArray<string> | undefined =>
+  Array.isArray(value) && value.every((name) => typeof name === "string") ? value : undefined
+
+/** Says if a filter makes sense, as far as that is seen without running code of the application. */
+export const isFilter = (filter: unknown): filter is ParameterFilter => {
+  if (typeof filter !== "object" || filter === null) return false
+  if (Array.isArray(filter)) return namesOf(filter) !== undefined
+  const keep = Object.getOwnPropertyDescriptor(filter, "keep")
+  return keep === undefined ? "keep" in filter : keep.get !== undefined || namesOf(keep.value) !== undefined
+}
+
 class Walk {
   private left = maxValues
+  private characters = maxCharacters
   private readonly kept: ReadonlyArray<string> | undefined
   private readonly names: ReadonlyArray<string>
 
-  constructor(filter: ParameterFilter) {
-    this.kept = "keep" in filter ? filter.keep : undefined
-    this.names = "keep" in filter ? [] : filter.map((name) => name.toLowerCase())
+  /** A filter that makes no sense hides everything: a line in the log must not fail, nor tell a secret. */
+  constructor(filter: unknown) {
+    const names = namesOf(filter)
+    this.names = names?.map((name) => name.toLowerCase()) ?? []
+    this.kept = names === undefined ? namesOf(Object(filter).keep) ?? [] : undefined
   }
 
   /** `hide` is true for what is shown only below a kept key. */
@@ -42,10 +63,17 @@ class Walk {
     }
     if (hide) return filtered
     if (typeof value === "string") {
-      const shown = shorten(value, maxLength)
+      const shown = this.text(value)
       return this.isSecret(shown, "=") ? filtered : shown
     }
     return value instanceof Uint8Array && value.length > maxBytes ? `[${value.length} bytes]` : value
+  }
+
+  private text(value: string): string {
+    const shown = shorten(value, maxLength)
+    this.characters -= shown.length
+    if (this.characters <= 0) this.left = 0
+    return shown
   }
 
   /** Without regard to case: keys of JavaScript are `accessToken` as well as `token`. */
@@ -82,9 +110,9 @@ class Walk {
         break
       }
       this.left--
-      const secret = this.isSecret(key, "")
+      const secret = key.length > maxKeyLength || this.isSecret(key, "")
       const keep = hide && this.kept?.includes(key) === true
-      shown.push([shorten(key, maxLength), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
+      shown.push([this.text(key), secret ? filtered : this.value(values[key], hide && !keep, depth + 1)])
     }
     // Unlike an assignment, this makes `__proto__` a key as any other.
     return Object.fromEntries(shown)
@@ -95,9 +123,16 @@ class Walk {
  * What a log line shows of parameters: a copy, filtered and no larger than the bounds above allow, whatever a client sent.
  *
  * With names, the value of a key that contains one of them is hidden, and a string that contains one followed by `=`.
- * With `keep`, everything is hidden but what is below exactly these keys. Instances of classes are not looked into.
+ * With `keep`, everything is hidden but what is below exactly these keys. Instances of classes are not looked into. A value
+ * that cannot be read, such as one whose getter throws, is hidden as a whole.
  */
-export const filterParameters = (value: unknown, filter: ParameterFilter): unknown => new Walk(filter).start(value)
+export const filterParameters = (value: unknown, filter: ParameterFilter): unknown => {
+  try {
+    return new Walk(filter).start(value)
+  } catch {
+    return filtered
+  }
+}
 
 /** A duration as Phoenix logs it: `12µs`, and above 1000 of these `3ms`, rounded down. */
 export const formatDuration = (nanos: bigint | number): string => {

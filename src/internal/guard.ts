@@ -7,6 +7,8 @@ export interface Called {
   readonly name: string
   /** Names its owner in the log, such as `{ socket: "user_socket" }`. */
   readonly owner: Readonly<Record<string, unknown>>
+  /** Further fields of the log line. They may come from a client, so they do not make one fault two. */
+  readonly about?: Readonly<Record<string, unknown>>
 }
 
 /**
@@ -21,7 +23,7 @@ export class Guard {
     this.complaints = complaints
   }
 
-  /** What `call` returns, or, where it throws, what `otherwise` makes of that. */
+  /** Returns the result of `call`, or, if it throws, that of `otherwise`. */
   call<A, B>(called: Called, call: () => A, otherwise: (defect: unknown) => B): A | B {
     try {
       return call()
@@ -32,7 +34,10 @@ export class Guard {
   }
 
   /** Logs what a function has thrown, for callers that are too busy for a closure and catch it themselves. */
-  failed({ name, owner }: Called, defect: unknown): void {
-    this.complaints.say("Error", `${name} of the application has thrown`, owner, Cause.die(defect))
+  failed({ about, name, owner }: Called, defect: unknown): void {
+    const line = `${name} of the application has thrown`
+    // The fault of one owner must not hide that of another.
+    const kind = `${line} ${Object.values(owner).map(String).join()}`
+    this.complaints.say("Error", line, { ...owner, ...about }, Cause.die(defect), kind)
   }
 }

@@ -28,11 +28,15 @@ export class TokenBucket {
   /** It is full before the first is taken, whenever that is. */
   private tokens: number
   private filledAt = 0
+  /** Taken since then without asking the clock, of so many that may be. */
+  private spent = 0
+  private readonly unasked: number
 
   constructor(rate: Rate, clock: Clock.Clock) {
     this.rate = rate
     this.clock = clock
     this.tokens = rate.burst
+    this.unasked = Math.min(16, Math.floor(rate.burst / 10))
   }
 
   /** Takes `count` tokens, if there are so many. */
@@ -40,6 +44,23 @@ export class TokenBucket {
     this.fill()
     if (this.tokens < count) return false
     this.tokens -= count
+    return true
+  }
+
+  /**
+   * Takes a token, and asks the clock once in several times, at most a tenth of the burst. The time that has passed counts as
+   * if it had passed before these were taken: that is never more than the rate allows, and less by no more than their number.
+   */
+  takeOften(): boolean {
+    if (this.spent + 1 <= Math.min(this.tokens, this.unasked)) {
+      this.spent++
+      return true
+    }
+    this.fill()
+    this.tokens -= this.spent
+    this.spent = 0
+    if (this.tokens < 1) return false
+    this.tokens--
     return true
   }
 
@@ -55,6 +76,8 @@ export class TokenBucket {
 
   private fill(): void {
     const now = Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
+    // Nothing times Infinity would be no number.
+    if (now <= this.filledAt) return
     this.tokens = Math.min(this.rate.burst, this.tokens + (now - this.filledAt) * this.rate.perSecond / 1000)
     this.filledAt = now
   }
@@ -74,16 +97,20 @@ export class Complaints {
     this.context = context
   }
 
-  /** `times` says how often it was since the line before. The line is the kind, so it must not hold what a client sent. */
+  /**
+   * `times` says how often it was since the line before. The kind, which is the line unless it is given, must not hold what a
+   * client sent.
+   */
   say(
     level: Exclude<Level, false>,
     line: string,
     annotations: Readonly<Record<string, unknown>>,
-    cause?: Cause.Cause<unknown>
+    cause?: Cause.Cause<unknown>,
+    name: string = line
   ): void {
     const { now } = this.timers
-    const kind = this.kinds.get(line) ?? { again: now, count: 0 }
-    this.kinds.set(line, kind)
+    const kind = this.kinds.get(name) ?? { again: now, count: 0 }
+    this.kinds.set(name, kind)
     kind.count++
     if (now < kind.again) return
     if (isLogged(level, this.context)) report(level, this.context, line, { ...annotations, times: kind.count }, cause)

@@ -55,7 +55,27 @@ export class TransportMeter {
   slowClients = 0
   droppedEvents = 0
   /** What was denied, by the limit. */
-  readonly limited = { joins: 0, messages: 0, mailbox: 0, channels: 0, connections: 0, address: 0, connect_timeout: 0 }
+  readonly limited = {
+    joins: 0,
+    messages: 0,
+    heartbeats: 0,
+    mailbox: 0,
+    infos: 0,
+    topic: 0,
+    event: 0,
+    values: 0,
+    channels: 0,
+    connections: 0,
+    address: 0,
+    connect_timeout: 0,
+    stalled: 0,
+    backlog: 0,
+    total_backlog: 0,
+    inflated: 0,
+    inflate_rate: 0,
+    byte_rate: 0,
+    unpolled: 0
+  }
   readonly connectDuration = new Histogram()
 }
 
@@ -229,3 +249,15 @@ export const countConnected = (adapter: string, by: -1 | 0 | 1, context: Context
 /** Counts a presence that other nodes were not told of; 0 is to have the series at all. */
 export const countWithheld = (tracker: string, by: 0 | 1, context: Context.Context<never>): void =>
   Metric.withAttributes(Metrics.presencesWithheld, { tracker }).updateUnsafe(by, context)
+
+/** Counts a presence that was refused, by the code of the error; 0 is to have the series at all. */
+export const countRefused = (tracker: string, code: string, by: 0 | 1, context: Context.Context<never>): void =>
+  Metric.withAttributes(Metrics.presencesRefused, { tracker, code }).updateUnsafe(by, context)
+
+/** Counts a function of the application that has failed, or was given up; 0 is to have the series at all. */
+export const countHandlerFailure = (
+  tracker: string,
+  handler: string,
+  by: 0 | 1,
+  context: Context.Context<never>
+): void => Metric.withAttributes(Metrics.presenceHandlerFailures, { tracker, handler }).updateUnsafe(by, context)

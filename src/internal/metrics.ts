@@ -62,9 +62,21 @@ export const channelCrashes = counter("channel_crashes", "Channels that crashed 
 export const mailboxMessages = gauge("mailbox_messages", "Messages that wait in the mailboxes of the channels")
 export const longestMailbox = gauge("longest_mailbox_messages", "Messages that wait in the fullest of the mailboxes")
 
-export const pubsubConnected = gauge("pubsub_connected", "1 while other nodes are within reach, 0 during an outage")
+export const pubsubConnected = gauge(
+  "pubsub_connected",
+  "1 while messages reach other nodes and come from them, 0 otherwise"
+)
 
 export const presencesWithheld = counter(
   "presences_withheld",
   "Presences that other nodes do not see, because they are too large for a message, or no plain data"
+)
+
+export const presencesRefused = counter(
+  "presences_refused",
+  "Presences that were not tracked or updated because their meta is no plain data, or too large"
+)
+export const presenceHandlerFailures = counter(
+  "presence_handler_failures",
+  "Calls of the functions of a presence or tracker that have failed or took too long"
 )

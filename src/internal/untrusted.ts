@@ -32,7 +32,7 @@ export const shorten = (text: string, length: number): string =>
     ? escape(text)
     : `${escape(text.slice(0, length).toWellFormed())}… (${text.length - length} more characters)`
 
-/** What a client has sent as the name of something, short and safe enough for a log line. Objects are not looked into. */
+/** Makes a name that a client has sent short and safe enough for a log line. Objects are not looked into. */
 export const brief = (value: unknown): unknown => {
   const text = typeof value === "string"
     ? value
@@ -42,4 +42,19 @@ export const brief = (value: unknown): unknown => {
   return text.length <= maxBriefLength
     ? escape(text)
     : `${escape(text.slice(0, maxBriefLength).toWellFormed())}...`
+}
+
+/** Something that has a name from a client, which is made safe only when it is read: most never are. */
+export class Named {
+  private readonly kind: string
+  private readonly name: string
+
+  constructor(kind: string, name: string) {
+    this.kind = kind
+    this.name = name
+  }
+
+  get label(): string {
+    return `${this.kind} ${brief(this.name)}`
+  }
 }

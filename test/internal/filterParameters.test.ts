@@ -4,6 +4,7 @@ import {
   formatDuration,
   maxBytes,
   maxDepth,
+  maxKeyLength,
   maxLength,
   maxValues
 } from "../../src/internal/filterParameters.ts"
@@ -181,7 +182,108 @@ describe("bounds", () => {
     ["a wide object", Object.fromEntries(Array.from({ length: 10_000 }, (_, i) => [`${i}${"a".repeat(1000)}`, "b"]))],
     ["a deep array", JSON.parse(`${"[".repeat(5000)}${"]".repeat(5000)}`) as unknown]
   ])("a large payload makes no large line: %s", (_, value) => {
-    assert.isBelow(JSON.stringify(filterParameters(value, names)).length, 50_000)
+    assert.isBelow(JSON.stringify(filterParameters(value, names)).length, 6000)
+  })
+})
+
+describe("a filter that makes no sense", () => {
+  const secret = { password: "a", id: 1, list: ["password=b"] }
+
+  it.each(
+    [
+      [null],
+      [undefined],
+      [""],
+      ["password"],
+      [5],
+      [true],
+      [{}],
+      [() => ["password"]],
+      [[undefined]],
+      [["password", null]],
+      [["password", 5]],
+      [[/password/]],
+      [{ keep: null }],
+      [{ keep: "id" }],
+      [{ keep: [/id/] }],
+      [{ keep: { id: true } }],
+      [new Set(["password"])]
+    ] satisfies ReadonlyArray<readonly [unknown]>
+  )("hides everything, and does not throw: %s", (filter) => {
+    assert.deepStrictEqual(filterParameters(secret, filter as never), {
+      password: "[FILTERED]",
+      id: "[FILTERED]",
+      list: ["[FILTERED]"]
+    })
+    assert.strictEqual(filterParameters("text", filter as never), "[FILTERED]")
+  })
+})
+
+describe("what would harm the log", () => {
+  const hostile = "a\nINFO: forged\u001b[2J\u202e\u2028b\ud800"
+
+  it("is escaped, in values and in keys, at every depth", () => {
+    const shown = JSON.stringify(filterParameters({ [hostile]: [hostile, { [hostile]: hostile }] }, names))
+    // JSON's own escapes are gone, except for those of the backslashes.
+    assert.strictEqual(shown.replaceAll("\\\\", ""), shown.replaceAll("\\", ""))
+    assert.include(shown, "a\\\\nINFO: forged\\\\u001b[2J\\\\u202e\\\\u2028b\\\\ud800")
+    assert.strictEqual(filterParameters(hostile, names), "a\\nINFO: forged\\u001b[2J\\u202e\\u2028b\\ud800")
+    assert.strictEqual(
+      JSON.stringify(filterParameters({ keep: { [hostile]: hostile } }, { keep: ["keep"] })).includes("\n"),
+      false
+    )
+  })
+
+  it("is hidden where it cannot be read", () => {
+    const throwing = {
+      get password(): string {
+        throw new Error("not today")
+      },
+      get id(): string {
+        throw new Error("not today")
+      }
+    }
+    assert.strictEqual(filterParameters(throwing, names), "[FILTERED]")
+    const { proxy, revoke } = Proxy.revocable({}, {})
+    revoke()
+    assert.strictEqual(filterParameters({ proxy }, names), "[FILTERED]")
+  })
+})
+
+describe("the cost", () => {
+  const millisOf = (value: unknown) => {
+    const start = performance.now()
+    filterParameters(value, ["password", "token"])
+    return performance.now() - start
+  }
+  const large = "x".repeat(10_000_000)
+
+  it.each([
+    ["one string", large],
+    ["many strings", Array.from({ length: 1000 }, () => large)],
+    ["a long list", Array.from({ length: 5_000_000 }, () => 0)],
+    ["a long key", { [large]: 1 }],
+    ["bytes", new Uint8Array(10_000_000)],
+    ["a deep list", JSON.parse(`${"[".repeat(5000)}${"]".repeat(5000)}`) as unknown]
+  ])("does not grow with what a client sends: %s of 10 MB", (_, value) => {
+    assert.isBelow(Math.min(millisOf(value), millisOf(value), millisOf(value)), 50)
+  })
+
+  it("of an object of 10 MB is far less than that of reading it as JSON", () => {
+    const text = `{${Array.from({ length: 1_000_000 }, (_, n) => `"k${n}":1`).join()}}`
+    const start = performance.now()
+    const value: unknown = JSON.parse(text)
+    const reading = performance.now() - start
+    assert.isBelow(Math.min(millisOf(value), millisOf(value)), Math.max(50, reading))
+  })
+
+  it("a key that is too long to be searched hides what it holds", () => {
+    const exact = "k".repeat(maxKeyLength)
+    assert.deepStrictEqual(Object.values(Object(filterParameters({ [exact]: "a", [`${exact}k`]: "b" }, names))), [
+      "a",
+      "[FILTERED]"
+    ])
+    assert.deepStrictEqual(Object.values(Object(filterParameters({ [exact]: "a" }, names))), ["a"])
   })
 })
 

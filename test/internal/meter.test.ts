@@ -2,7 +2,14 @@ import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
 import { readFileSync } from "node:fs"
-import { countConnected, countWithheld, Histogram, socketMeter } from "../../src/internal/meter.ts"
+import {
+  countConnected,
+  countHandlerFailure,
+  countRefused,
+  countWithheld,
+  Histogram,
+  socketMeter
+} from "../../src/internal/meter.ts"
 import { boundaries } from "../../src/internal/metrics.ts"
 import * as Telemetry from "../../src/Telemetry.ts"
 
@@ -150,6 +157,8 @@ describe("socketMeter", () => {
     socketMeter("user_socket", context).channel("room:*")
     countConnected("redis", 0, context)
     countWithheld("online", 0, context)
+    countRefused("online", "TOO_LARGE", 0, context)
+    countHandlerFailure("online", "fetch", 0, context)
     const found = new Set(
       Metric.snapshotUnsafe(context).map(({ id, attributes }) => `${id}: ${Object.keys(attributes ?? {}).join(", ")}`)
     )
