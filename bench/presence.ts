@@ -146,7 +146,52 @@ const storm = (options: Presence.Options) =>
     )
   )
 
+/** All clients join at once, with `presence_state` for each: how long until everybody knows everybody. */
+const flood = (count: number) =>
+  Effect.gen(function*() {
+    const acceptor = yield* Socket.acceptor(UserSocket)
+    let states = 0
+    let diffs = 0
+    let crashed = 0
+    const send = (frame: Serializer.Frame) => {
+      if (typeof frame !== "string") return
+      if (frame.slice(0, 60).includes("\"presence_state\"")) states++
+      else if (frame.startsWith(`[null,null,"${topic}","presence_diff"`)) diffs++
+      else if (frame.slice(0, 60).includes("\"phx_error\"")) crashed++
+    }
+    const began = performance.now()
+    for (let n = 0; n < count; n++) {
+      const socket = acceptor.open({ name: "bench", send, close: () => {} }, Serializer.v2, {
+        id: undefined,
+        assigns: Context.empty()
+      })
+      socket.receive(JSON.stringify(["1", "1", topic, "phx_join", n]))
+    }
+    let before = -1
+    let settled = performance.now()
+    const isOver = () => states + crashed >= count && diffs === before
+    while (!isOver()) {
+      before = diffs
+      settled = performance.now()
+      yield* Effect.sleep(100)
+    }
+    const present = Object.keys(yield* Online.list(topic)).length
+    console.log(
+      `\n${count} clients join one topic at once: settled after ${(settled - began).toFixed(0)} ms, `
+        + `${crashed} channels crashed, ${present} present, ${diffs.toLocaleString("en")} diffs delivered`
+    )
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(
+      Layer.mergeAll(RoomLive, UserSocketLive).pipe(
+        Layer.provideMerge(Online.layer()),
+        Layer.provideMerge(PubSub.layer)
+      )
+    )
+  )
+
 const program = Effect.gen(function*() {
+  yield* flood(3000)
   yield* between
   const each = yield* storm({})
   const collected = yield* storm({ coalesce: "500 millis" })

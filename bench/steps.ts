@@ -41,7 +41,8 @@ const ThroughLive = Through.layer((through) =>
 const BenchSocket = Socket.make("bench", {
   channels: [Plain, Typed, Through],
   maxJoinRate: false,
-  maxMessageRate: false
+  maxMessageRate: false,
+  maxHeartbeatRate: false
 })
 const BenchSocketLive = BenchSocket.layer(() => Effect.succeed(Socket.accept()))
 

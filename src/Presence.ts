@@ -39,9 +39,13 @@
  * presence.onSync(() => show(presence.list((id, { metas }) => `${id} (${metas.length})`)))
  * ```
  */
-import { Context, type Duration, Effect, Layer, Schema, type Scope } from "effect"
+import { Context, type Duration, Effect, Fiber, Layer, Schema, type Scope } from "effect"
 import { erase } from "./internal/erase.ts"
-import * as Message from "./Message.ts"
+import { Lane } from "./internal/lane.ts"
+import { callable, duration, text } from "./internal/options.ts"
+import type { Changes } from "./internal/pending.ts"
+import { Handling, Room, Told } from "./internal/room.ts"
+import { SteadyMap } from "./internal/steadyMap.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
 import * as Supervisor from "./Supervisor.ts"
@@ -101,22 +105,27 @@ export const outgoing: {
 export interface Present {
   readonly pid: Process.Pid
   readonly topic: string
+  /** The topic of the PubSub, where that is another one: its presences are those of the latter. */
+  readonly pubsubTopic?: string | undefined
 }
 
 /** A topic, or a channel that has joined it. */
-export type Topic = string | { readonly topic: string }
+export type Topic = string | { readonly topic: string; readonly pubsubTopic?: string | undefined }
 
 /** What a presence does beside keeping track; all of it may be left out. */
 export interface Handlers<out RF = never, out RM = never> {
   /**
    * Adds to presences what everybody is to see of them, names from a database, say: called once for all keys of a list, and
    * once for the joins and once for the leaves of each diff, also where there are none. It keeps `metas`. It may take its
-   * time: diffs stay in order. When it dies in a diff, that diff is logged and lost. Default: as they are.
+   * time, up to `handlerTimeout`: the diffs of a topic stay in order, and other topics do not wait for it. What it adds is
+   * plain data. When it fails, takes too long, or adds something else, that is logged, and lists and diffs go out without
+   * what it adds. Default: as they are.
    */
   readonly fetch?: ((topic: string, entries: Entries) => Effect.Effect<Entries, never, RF>) | undefined
   /**
    * Told of every diff after it was broadcast on this node, as fetched, with the metas of all who are present after it: for
-   * what reacts on the server. It runs on every node (`init/1` and `handle_metas/4` of Phoenix; state is a variable).
+   * what reacts on the server. It runs on every node (`init/1` and `handle_metas/4` of Phoenix; state is a variable). The next
+   * diff of the topic waits for it, up to `handlerTimeout`.
    */
   readonly handleMetas?:
     | ((topic: string, diff: Diff, presences: Entries) => Effect.Effect<unknown, never, RM>)
@@ -128,7 +137,8 @@ export interface Options extends Tracker.Options {
   /**
    * Collects changes of a topic for so long, and broadcasts them as one diff; who comes and goes within it is in none. In a
    * storm of N joins every member then gets a few large diffs in place of N small ones. Default: each change at once, as
-   * Phoenix does.
+   * Phoenix does. Only when more than 32 changes wait, or telling each to every member would be more than 2,000 deliveries,
+   * those of a topic are told together.
    */
   readonly coalesce?: Duration.Input | undefined
 }
@@ -151,7 +161,7 @@ export interface Presence<Name extends string> {
   readonly handler: Context.Key<Handler<Name>, Service>
   /**
    * Keeps track, on this node and with all others. Provide it once, below the channels that use it and above PubSub. Options
-   * that contradict each other are a defect, a `RangeError`.
+   * that contradict each other or make no sense are a defect, an `OptionError`.
    *
    * @example
    * ```ts
@@ -181,8 +191,9 @@ export interface Presence<Name extends string> {
    * may share a key: the tabs of one user. Before the join is done it counts already; its client then learns of it by
    * `presence_state`.
    *
-   * @param meta - plain data that everybody on the topic is sent
-   * @returns the presence's `phx_ref`; fails with `ALREADY_TRACKED` if this channel has the key already
+   * @param meta - plain data that everybody on the topic is sent; a frozen copy of it is kept
+   * @returns the presence's `phx_ref`; fails with `ALREADY_TRACKED` if this channel has the key already, with `INVALID_META`
+   *   if the meta is no plain data, and with `TOO_LARGE` if it is larger than `maxMetaBytes`
    */
   readonly track: (
     self: Present,
@@ -195,7 +206,8 @@ export interface Presence<Name extends string> {
    * Replaces what is known of a presence, or computes it from what is: `{ ...meta, typing: true }`.
    *
    * @param meta - or a function of the one that is there, which runs in the tracker; when it throws, that is a defect here
-   * @returns the new `phx_ref`, the old one is `phx_ref_prev`; fails with `NOT_TRACKED` if there is no such presence
+   * @returns the new `phx_ref`, the old one is `phx_ref_prev`; fails with `NOT_TRACKED` if there is no such presence, and with
+   *   `INVALID_META` and `TOO_LARGE` as `track` does
    */
   readonly update: (
     self: Present,
@@ -219,26 +231,27 @@ export interface Presence<Name extends string> {
  * @param name - the same on all nodes; unique in an application
  */
 export const make = <const Name extends string>(name: Name): Presence<Name> => {
+  text("Presence.make: name", name)
   const handler = Context.Service<Handler<Name>, Service>(`effect-channels/Presence/${name}`)
   const use = <A, E>(f: (service: Service) => Effect.Effect<A, E>) => Effect.flatMap(Effect.service(handler), f)
-  const topicOf = (topic: Topic) => typeof topic === "string" ? topic : topic.topic
+  const topicOf = (topic: Topic) => typeof topic === "string" ? topic : topic.pubsubTopic ?? topic.topic
   const presence: Presence<Name> = {
     name,
     handler,
     // The services that the handlers need are in the context of the Layer.
     layer: (handlers = {}, options = {}) => Layer.effect(handler, start(name, erase(handlers), options)),
-    track: ({ pid, topic }, key, meta) => use(({ tracker }) => tracker.track(pid, topic, key, meta)),
-    untrack: ({ pid, topic }, key) => use(({ tracker }) => tracker.untrack(pid, topic, key)),
-    update: ({ pid, topic }, key, meta) => use(({ tracker }) => tracker.update(pid, topic, key, meta)),
+    track: (present, key, meta) => use(({ tracker }) => tracker.track(present.pid, topicOf(present), key, meta)),
+    untrack: (present, key) => use(({ tracker }) => tracker.untrack(present.pid, topicOf(present), key)),
+    update: (present, key, meta) => use(({ tracker }) => tracker.update(present.pid, topicOf(present), key, meta)),
     list: (of) =>
-      use(({ fetch, tracker }) => Effect.suspend(() => fetch(topicOf(of), group(listed(tracker.list(topicOf(of))))))),
+      use(({ fetch, tracker }) => Effect.suspend(() => fetch(topicOf(of), entriesOf(tracker.list(topicOf(of)))))),
     getByKey: (of, key) =>
       use(({ fetch, tracker }) =>
         Effect.suspend(() => {
           const metas = tracker.getByKey(topicOf(of), key)
           if (metas.length === 0) return Effect.undefined
           return Effect.map(
-            fetch(topicOf(of), group(metas.map((meta) => [key, meta]))),
+            fetch(topicOf(of), entriesOf(new Map([[key, metas]]))),
             (entries) => Object.hasOwn(entries, key) ? entries[key] : undefined
           )
         })
@@ -250,62 +263,10 @@ export const make = <const Name extends string>(name: Name): Presence<Name> => {
 
 // --- inside -----------------------------------------------------------------------------------------------------------
 
-type Change = readonly [key: string, meta: Meta]
-
-interface Changes {
-  readonly joins: ReadonlyArray<Change>
-  readonly leaves: ReadonlyArray<Change>
-}
-
-const listed = (presences: ReadonlyMap<string, ReadonlyArray<Meta>>): ReadonlyArray<Change> =>
-  Array.from(presences).flatMap(([key, metas]) => metas.map((meta): Change => [key, meta]))
-
-/** Presences by key. */
-const group = (changes: Iterable<Change>): Entries => {
-  const entries: { [key: string]: { readonly metas: Array<Meta> } } = Object.create(null)
-  for (const [key, meta] of changes) (entries[key] ??= { metas: [] }).metas.push(meta)
+const entriesOf = (presences: ReadonlyMap<string, ReadonlyArray<Meta>>): Entries => {
+  const entries: { [key: string]: Entry } = Object.create(null)
+  for (const [key, metas] of presences) entries[key] = { metas }
   return entries
-}
-
-/**
- * What has changed in a topic and was not told yet; of each state of a presence the last change. One that has come and gone
- * is told as gone: somebody may have seen it in a list, which runs ahead of the diffs.
- */
-class Pending {
-  private readonly joined = new Map<string, Change>()
-  private readonly left = new Map<string, Change>()
-
-  add({ joins, leaves }: Changes): void {
-    for (const change of leaves) note(change, this.joined, this.left)
-    for (const change of joins) note(change, this.left, this.joined)
-  }
-
-  get changes(): Changes {
-    return { joins: [...this.joined.values()], leaves: [...this.left.values()] }
-  }
-}
-
-const note = (change: Change, opposite: Map<string, Change>, changes: Map<string, Change>): void => {
-  const ref = change[1].phx_ref
-  opposite.delete(ref)
-  changes.set(ref, change)
-}
-
-/** Who is present by what was told so far, which may be less than the tracker knows: for `handleMetas`. */
-class Told {
-  private readonly topics = new Map<string, Map<string, Change>>()
-
-  apply(topic: string, { joins, leaves }: Changes): void {
-    const present = this.topics.get(topic) ?? new Map<string, Change>()
-    for (const [, { phx_ref }] of leaves) present.delete(phx_ref)
-    for (const change of joins) present.set(change[1].phx_ref, change)
-    if (present.size === 0) this.topics.delete(topic)
-    else this.topics.set(topic, present)
-  }
-
-  list(topic: string): Entries {
-    return group(this.topics.get(topic)?.values() ?? [])
-  }
 }
 
 /** The message to the process of a presence: what has changed. */
@@ -330,66 +291,81 @@ const start = (
   options: Options
 ): Effect.Effect<Service, never, PubSub.PubSub | Process.System | Scope.Scope> =>
   Effect.gen(function*() {
-    const { handleMetas } = handlers
+    const { coalesce, handlerTimeout = "5 seconds" } = options
+    const window = coalesce === undefined ? undefined : duration("coalesce", coalesce)
+    const limit = duration("handlerTimeout", handlerTimeout, { unlimited: true })
+    for (const handler of ["fetch", "handleMetas"] as const) {
+      if (handlers[handler] !== undefined) callable(handler, handlers[handler])
+    }
     const context = yield* Effect.context<never>()
-    const fetch = (topic: string, entries: Entries) =>
-      handlers.fetch === undefined
-        ? Effect.succeed(entries)
-        : Effect.provideContext(handlers.fetch(topic, entries), context)
     const pubsub = yield* PubSub.PubSub
+    const system = yield* Process.System
+    const doors = new Handling(name, handlers, system, context, limit)
     const told = new Told()
-
-    /** Tells everybody on this node; the other nodes tell theirs. */
-    const tell = Effect.fnUntraced(function*(topic: string, { joins, leaves }: Changes) {
-      const diff = { joins: yield* fetch(topic, group(joins)), leaves: yield* fetch(topic, group(leaves)) }
-      yield* pubsub.localBroadcast(topic, Message.broadcast(topic, "presence_diff", diff))
-      if (handleMetas !== undefined) {
-        yield* Effect.provideContext(handleMetas(topic, diff, told.list(topic)), context)
-      }
-    }, (effect, topic) =>
-      // A fault of the application in one diff is no reason to keep back the next one.
-      Effect.catchCause(
-        effect,
-        (cause) => Effect.logError("presence diff failed", cause).pipe(Effect.annotateLogs({ presence: name, topic }))
-      ))
-
-    const pending = new Map<string, Pending>()
-    const flush = (topic: string) => {
-      const changes = pending.get(topic)?.changes
-      pending.delete(topic)
-      if (changes === undefined || changes.joins.length + changes.leaves.length === 0) return Effect.void
-      if (handleMetas !== undefined) told.apply(topic, changes)
-      return tell(topic, changes)
-    }
-    const add = (teller: Process.Pid<Changed | Due>, topic: string, changes: Changes): Effect.Effect<unknown> => {
-      const known = pending.get(topic)
-      const collected = known ?? new Pending()
-      collected.add(changes)
-      pending.set(topic, collected)
-      if (options.coalesce === undefined) return flush(topic)
-      return known === undefined ? Process.sendAfter(teller, new Due(topic), options.coalesce) : Effect.void
-    }
-    /** A process of its own: `fetch` may take its time, and the diffs stay in order. */
+    const rooms = new SteadyMap<string, Room>()
+    /** A process of its own: it works off diffs after whoever tracks has gone on. */
     let teller: Process.Pid<Changed | Due> | undefined
     const child = Supervisor.child({
       id: `presence ${name} diffs`,
-      start: (self: Process.Pid<Changed | Due>) => {
-        teller = self
-        const behaviour: Process.Behaviour<Changed | Due> = {
-          handle: (message) =>
-            message instanceof Due
-              ? flush(message.topic)
-              : Effect.forEach(message.diff, ([topic, changes]) => add(self, topic, changes), { discard: true })
-        }
-        // Started again it does not get what was due to the one before.
-        return Effect.as(Effect.forEach([...pending.keys()], flush, { discard: true }), behaviour)
-      }
+      start: (self: Process.Pid<Changed | Due>) =>
+        Effect.sync(() => {
+          teller = self
+          const process = Process.fromPid(self)
+          const fork = <A>(effect: Effect.Effect<A>): Fiber.Fiber<A> => {
+            const fiber = Effect.runForkWith(context)(effect)
+            return fiber.pollUnsafe() === undefined ? Fiber.runIn(fiber, process) : fiber
+          }
+          const isOver = () => process.status === "ending" || process.status === "ended"
+          const open = (topic: string, before?: Room) => {
+            const room: Room = new Room(
+              topic,
+              pubsub,
+              doors,
+              (next) => new Lane(() => isOver() ? undefined : next(), fork),
+              () => void (rooms.get(topic) === room && rooms.delete(topic)),
+              told,
+              before
+            )
+            rooms.set(topic, room)
+            return room
+          }
+          // Started again, it does not get what was due to the one before.
+          for (const [topic, room] of rooms) open(topic, room).flush()
+          const crowded = new Set<Room>()
+          const add = (topic: string, changes: Changes): Effect.Effect<unknown> => {
+            const room = rooms.get(topic) ?? open(topic)
+            const isFirst = room.add(changes)
+            if (window !== undefined) return isFirst ? Process.sendAfter(self, new Due(topic), window) : Effect.void
+            // Once there is a storm, all that waits is collected.
+            const isStorm = crowded.has(room) || room.isStorm(process.mailboxLength)
+            if (isStorm) crowded.add(room)
+            if (!isStorm || room.isFull) room.flush()
+            return Effect.void
+          }
+          const behaviour: Process.Behaviour<Changed | Due> = {
+            handle: (message) => {
+              const effect = message instanceof Due
+                ? Effect.sync(() => rooms.get(message.topic)?.flush())
+                : Effect.forEach(message.diff, ([topic, changes]) => add(topic, changes), { discard: true })
+              if (crowded.size === 0 && process.mailboxLength > 0) return effect
+              return Effect.map(effect, () => {
+                if (process.mailboxLength > 0) return
+                for (const room of crowded) room.flush()
+                crowded.clear()
+              })
+            }
+          }
+          return behaviour
+        })
     })
     yield* Supervisor.keep({ children: [child], label: `presence ${name}` })
     const tracker: Tracker.Tracker = yield* Tracker.make(
       name,
-      (diff) => teller === undefined ? Effect.void : Process.send(teller, new Changed(diff)),
+      (diff) => {
+        if (teller !== undefined) Process.sendUnsafe(teller, new Changed(diff))
+        return Effect.void
+      },
       options
     )
-    return { tracker, fetch }
+    return { tracker, fetch: (topic, entries) => doors.fetchInPlace(topic, entries) }
   })

@@ -9,9 +9,14 @@
  * for several.
  */
 import { Cause, Context, Data, Effect, Layer, type Scope } from "effect"
-import { exitOf } from "./internal/eager.ts"
+import { attempt, effectOf, exitOf } from "./internal/eager.ts"
+import { Guard } from "./internal/guard.ts"
+import { Complaints } from "./internal/limits.ts"
+import { callable, text } from "./internal/options.ts"
+import * as process from "./internal/process.ts"
 import { Entry, Topics } from "./internal/topics.ts"
 import { inSpan, isTraced } from "./internal/tracing.ts"
+import { brief } from "./internal/untrusted.ts"
 import { isBroadcast } from "./Message.ts"
 import * as Process from "./Process.ts"
 
@@ -19,7 +24,11 @@ import * as Process from "./Process.ts"
 export interface Subscriber {
   /** The process that subscribes: `broadcastFrom` leaves it out, and the subscription ends with it. */
   readonly pid: Process.Pid
-  /** Called for each message, while it is being broadcast. */
+  /**
+   * Called for each message, while it is being broadcast. When it throws, that is logged and the process `pid` crashes;
+   * everybody else gets the message. A message that `memo` cannot make anything of for any subscriber is thrown to the
+   * broadcaster instead.
+   */
   readonly deliver: (message: unknown, delivery: Delivery) => void
 }
 
@@ -28,7 +37,7 @@ export interface Subscriber {
  * broadcast is encoded once for each serializer, not for each client.
  */
 export interface Delivery {
-  /** What `make` returned for this key; it is called only the first time. */
+  /** Returns the result of `make` for this key, or throws its error; `make` is called only the first time. */
   readonly memo: <K extends object, M, V>(key: K, message: M, make: (key: K, message: M) => V) => V
 }
 
@@ -48,8 +57,15 @@ export class BroadcastError extends Data.TaggedError("BroadcastError")<{
   readonly cause?: unknown
 }> {}
 
-/** Whether messages reach the other nodes just now; see {@link status}. */
-export type Status = "connected" | "reconnecting"
+/**
+ * The state of the way to the other nodes; see {@link status}.
+ *
+ * - `connected`: messages go out and come in.
+ * - `reconnecting`: the engine is out of reach. The node looks for it.
+ * - `degraded`: the engine is there and refuses something: a subscription of this node, or what it publishes. The log says
+ *   which, and the node asks again and again.
+ */
+export type Status = "connected" | "reconnecting" | "degraded"
 
 /**
  * How messages reach other nodes. Messages are plain data (what JSON can say, and `Uint8Array`).
@@ -68,8 +84,12 @@ export interface Adapter {
   readonly joined: (topic: string) => Effect.Effect<void>
   /** The last one has gone. Called in order with `joined`, for the same topic never at the same time. */
   readonly left: (topic: string) => Effect.Effect<void>
-  /** Whether the others are within reach; default always. */
+  /** The state of the way to the others; default always `connected`. */
   readonly status?: Effect.Effect<Status> | undefined
+  /** Counts how many times `status` has stopped being `connected`, so that a loss between two looks is noticed; default 0. */
+  readonly outages?: (() => number) | undefined
+  /** Calls the listener whenever `status` is `connected` again; returns a function that takes it away. */
+  readonly onBack?: ((listener: () => void) => () => void) | undefined
 }
 
 /**
@@ -98,13 +118,18 @@ export class PubSub extends Context.Service<PubSub, {
   readonly subscriberCount: (topic: string) => number
   /** The topics that have subscribers on this node. */
   readonly topics: () => ReadonlyArray<string>
-  /** Whether the other nodes are within reach. */
+  /** The state of the way to the other nodes. */
   readonly status: Effect.Effect<Status>
+  /** The number of times the way to the other nodes was lost; their messages meanwhile are missing. 0 on a single node. */
+  readonly outages: () => number
+  /** Calls the listener whenever the way is found again; returns a function that takes it away. It must not throw. */
+  readonly onBack: (listener: () => void) => () => void
 }>()("effect-channels/PubSub") {}
 
 /**
  * Subscribes a process to a topic: messages come to its mailbox, as `wrap` makes them. The subscription ends with the
- * process.
+ * process. When `wrap` throws, this process crashes, as if its handler had thrown; the broadcaster and the other subscribers
+ * go on.
  *
  * @example
  * ```ts
@@ -125,8 +150,38 @@ export const subscribe = <M>(
   wrap: (message: unknown) => M
 ): Effect.Effect<Subscription, never, PubSub> =>
   PubSub.use((pubsub) =>
-    pubsub.subscribe(topic, { pid, deliver: (message) => void Process.fromPid(pid).push(wrap(message)) })
+    Effect.suspend(() => pubsub.subscribe(topic, new Wrapping(pid, topic, callable("wrap", wrap))))
   )
+
+/** Hands what `wrap` makes of messages to a process, which pays for what `wrap` throws. */
+class Wrapping<M> implements Subscriber {
+  readonly pid: Process.Pid<M>
+  private readonly process: process.Process
+  private readonly topic: string
+  private readonly wrap: (message: unknown) => M
+  private failed = false
+
+  constructor(pid: Process.Pid<M>, topic: string, wrap: (message: unknown) => M) {
+    this.pid = pid
+    this.process = Process.fromPid(pid)
+    this.topic = topic
+    this.wrap = wrap
+  }
+
+  deliver(message: unknown): void {
+    // The process is about to crash, and one reason is enough.
+    if (this.failed) return
+    let wrapped: M
+    try {
+      wrapped = this.wrap(message)
+    } catch (defect) {
+      this.failed = true
+      this.process.push(new process.Fault(defect, { topic: brief(this.topic), function: "wrap" }))
+      return
+    }
+    this.process.push(wrapped)
+  }
+}
 
 /** Ends all subscriptions that a process has to a topic; harmless when it has none. */
 export const unsubscribe = (pid: Process.Pid, topic: string): Effect.Effect<void, never, PubSub> =>
@@ -190,33 +245,53 @@ export const layerAdapter = <E, R>(
     Effect.gen(function*() {
       const context = yield* Effect.context<never>()
       const fork = Effect.runForkWith(context)
+      const system = yield* Process.System
+      const complaints = new Complaints(system.timers, context)
       let topics: Topics | undefined
-      const adapter = yield* make((topic, message) => {
+      const adapter = yield* callable("layerAdapter: make", make)((topic, message) => {
         try {
           topics?.dispatch(topic, message)
         } catch (defect) {
           // A message of another node that cannot be encoded here: the sender is far away, and the adapter is not to blame.
-          fork(
-            Effect.logError("a message of another node was not delivered to all", Cause.die(defect)).pipe(
-              Effect.annotateLogs({ topic })
-            )
-          )
+          complaints.say("Error", "message of another node cannot be encoded: nobody here gets it", {
+            topic: brief(topic)
+          }, Cause.die(defect))
         }
       })
+      text("the adapter's node", adapter.node)
+      const guarded = adapter === single ? single : guardedOf(adapter)
       // The last words of processes are for the other nodes too: they end before the adapter does, its own ones after it.
-      const system = yield* Process.System
       const own = new Set(system.children)
       yield* Effect.addFinalizer(() => Process.shutdownChildren(system.children, own))
-      return PubSub.of(service(adapter, topics = new Topics(adapter, fork), isTraced(context)))
+      topics = new Topics(guarded, fork, new Guard(complaints))
+      return PubSub.of(service(guarded, topics, isTraced(context)))
     })
   ).pipe(Layer.provideMerge(Process.System.layer))
+
+/** An adapter whose methods throw nothing: they are called on stacks of others, such as that of a process that ends. */
+const guardedOf = (adapter: Adapter): Adapter => {
+  const call = <A, E>(method: () => Effect.Effect<A, E>): Effect.Effect<A, E> => attempt(() => effectOf(method()))
+  return {
+    node: adapter.node,
+    broadcast: (topic, message) => call(() => adapter.broadcast(topic, message)),
+    direct: (node, topic, message) => call(() => adapter.direct(node, topic, message)),
+    joined: (topic) => call(() => adapter.joined(topic)),
+    left: (topic) => call(() => adapter.left(topic)),
+    status: Effect.suspend(() => adapter.status === undefined ? connected : effectOf(adapter.status)),
+    outages: () => adapter.outages?.() ?? 0,
+    onBack: (listener) => adapter.onBack?.(listener) ?? (() => {})
+  }
+}
+
+const connected: Effect.Effect<Status> = Effect.succeed("connected")
 
 const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Service"] => {
   const dispatch = (topic: string, message: unknown, from?: Process.Pid) =>
     Effect.sync(() => topics.dispatch(topic, message, from && Process.fromPid(from)))
   const subscribe = (topic: string, subscriber: Subscriber): Effect.Effect<Subscription> => {
     const { entry, live } = topics.add(topic, Process.fromPid(subscriber.pid), subscriber)
-    if (exitOf(live) !== undefined) return Effect.succeed(entry)
+    const done = exitOf(live)
+    if (done?._tag === "Success") return Effect.succeed(entry)
     return Effect.as(live, entry).pipe(Effect.onError(() => Effect.sync(() => topics.remove(entry))))
   }
   return {
@@ -231,8 +306,9 @@ const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Ser
     broadcast: (topic, message, from) => {
       const broadcast = Effect.flatMapEager(adapter.broadcast(topic, message), () => dispatch(topic, message, from))
       if (!traced) return broadcast
-      const event = isBroadcast(message) ? { "channels.event": message.event } : {}
-      const options = { kind: "producer", attributes: { "channels.topic": topic, ...event } } as const
+      // Clients may have made them up.
+      const event = isBroadcast(message) ? { "channels.event": brief(message.event) } : {}
+      const options = { kind: "producer", attributes: { "channels.topic": brief(topic), ...event } } as const
       return inSpan("channels.broadcast", options, (exit) => exit._tag === "Success" ? "ok" : "error", () => broadcast)
     },
     localBroadcast: dispatch,
@@ -240,7 +316,9 @@ const service = (adapter: Adapter, topics: Topics, traced: boolean): PubSub["Ser
       node === adapter.node ? dispatch(topic, message) : adapter.direct(node, topic, message),
     subscriberCount: (topic) => topics.count(topic),
     topics: () => topics.names,
-    status: adapter.status ?? Effect.succeed("connected")
+    status: adapter.status ?? connected,
+    outages: () => adapter.outages?.() ?? 0,
+    onBack: (listener) => adapter.onBack?.(listener) ?? (() => {})
   }
 }
 

@@ -243,6 +243,7 @@ describe("a channel that tracks itself", () => {
         yield* ask(ada, "track", { key: "ada's cat", meta: { n: 2 } })
         yield* diffsOf(grace)
         yield* end(ada)
+        if (how === "crashes") yield* ChannelTest.assertCrashed(ada)
         assert.deepStrictEqual(yield* plainDiffs(grace), [
           [{}, { ada: { metas: [{ n: 1 }] }, "ada's cat": { metas: [{ n: 2 }] } }]
         ])
@@ -370,7 +371,7 @@ describe("fetch", () => {
     { fetch: (_, entries) => Effect.as(Effect.sleep(`${Number(Object.keys(entries)[0] ?? 0)} seconds`), entries) }
   )
 
-  it.effect("that fails costs one diff and one line in the log, and the next comes all the same", () => {
+  it.effect("that fails costs what it adds and one line in the log: diffs and lists come all the same", () => {
     const lines: Array<unknown> = []
     const logger = Logger.make(({ cause, fiber, message }) => {
       const { presence, topic } = fiber.getRef(References.CurrentLogAnnotations)
@@ -381,10 +382,14 @@ describe("fetch", () => {
       const present = { pid: yield* spawnObedient(), topic: "room:1" }
       yield* Online.track(present, "bad", {})
       yield* Online.track(present, "good", {})
-      assert.deepStrictEqual((yield* diffsOf(grace)).map(({ joins }) => Object.keys(joins)), [["good"]])
-      assert.deepStrictEqual(lines, [[["presence diff failed"], "Error: boom", "online", "room:1"]])
-      const exit = yield* Effect.exit(Online.list("room:1"))
-      assert.isTrue(Exit.hasDies(exit))
+      assert.deepStrictEqual((yield* diffsOf(grace)).map(({ joins }) => Object.keys(joins)), [["bad"], ["good"]])
+      assert.deepStrictEqual(plain(yield* Online.list("room:1")), { bad: one, good: one })
+      assert.deepStrictEqual(lines, [[
+        ["fetch of a presence has failed; lists and diffs go out without what it adds"],
+        "Error: boom",
+        "online",
+        "room:1"
+      ]])
     }).pipe(
       Effect.provide(
         live(
@@ -682,10 +687,22 @@ describe("a contract with outgoing events", () => {
 describe("the layer", () => {
   it.effect("refuses options that contradict each other", () =>
     Effect.gen(function*() {
-      for (const options of [{ downPeriod: "2 seconds" }, { permdownPeriod: "30 seconds" }] as const) {
+      const wrong: ReadonlyArray<Presence.Options> = [
+        { downPeriod: "2 seconds" },
+        { permdownPeriod: "30 seconds" },
+        { handlerTimeout: NaN },
+        { maxMetaBytes: NaN },
+        ...[NaN, 0, -1, "soon", null].map((coalesce) => ({ coalesce }) as Presence.Options)
+      ]
+      for (const options of wrong) {
         const exit = yield* Effect.exit(Effect.scoped(Layer.build(Online.layer({}, options))))
         assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof RangeError)
       }
+      for (const handlers of [{ fetch: {} }, { handleMetas: 1 }] as ReadonlyArray<unknown>) {
+        const exit = yield* Effect.exit(Effect.scoped(Layer.build(Online.layer(handlers as Presence.Handlers))))
+        assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof RangeError)
+      }
+      assert.throws(() => Presence.make(""), RangeError)
       assert.deepStrictEqual(yield* Process.list, [])
     }).pipe(Effect.provide(ChannelTest.layer)))
 
@@ -712,7 +729,7 @@ describe("the layer", () => {
           Online.layer({
             fetch: (_, entries) =>
               Effect.andThen(Deferred.succeed(fetching, undefined), Effect.as(Effect.never, entries))
-          }, { coalesce }),
+          }, { coalesce, handlerTimeout: "1 minute" }),
           scope
         )
         const pid = yield* spawnObedient()

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Layer, Logger } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import * as Process from "../src/Process.ts"
 import * as PubSub from "../src/PubSub.ts"
 
@@ -76,6 +76,37 @@ describe("one node", () => {
       yield* pubsub.unsubscribe(second)
       yield* pubsub.unsubscribe({ topic: "topic" })
       assert.deepStrictEqual(pubsub.topics(), [])
+    }).pipe(Effect.provide(PubSub.layer)))
+
+  it.effect("to unsubscribe looks at no subscription of others, and at no other one of its process", () =>
+    Effect.gen(function*() {
+      const pubsub = yield* PubSub.PubSub
+      let looks = 0
+      /** Counts each look at a subscription. */
+      const watched = (subscription: PubSub.Subscription) => {
+        for (const name of Object.keys(subscription)) {
+          let held: unknown = Reflect.get(subscription, name)
+          Object.defineProperty(subscription, name, {
+            get: () => (looks++, held),
+            set: (value: unknown) => {
+              held = value
+            }
+          })
+        }
+      }
+      const own = yield* idle()
+      for (let n = 0; n < 500; n++) {
+        watched(yield* pubsub.subscribe("topic", log(yield* idle(), [])))
+        watched(yield* pubsub.subscribe(`own ${n}`, log(own, [])))
+        if (n % 100 === 0) yield* PubSub.subscribe(own, "topic", keep)
+      }
+      yield* PubSub.broadcast("topic", "x")
+      assert.isAtLeast(looks, 500)
+      looks = 0
+      yield* PubSub.unsubscribe(own, "topic")
+      assert.strictEqual(pubsub.subscriberCount("topic"), 500)
+      // The links of their neighbours are written.
+      assert.isAtMost(looks, 10)
     }).pipe(Effect.provide(PubSub.layer)))
 
   it.effect("to unsubscribe without a subscription does nothing", () =>
@@ -292,23 +323,147 @@ describe("one node", () => {
       assert.deepStrictEqual(seen, ["a 1", "a 2", "b 2", "b 1"])
     }).pipe(Effect.provide(PubSub.layer)))
 
-  it.effect("a subscriber that throws ends the broadcast, in the broadcaster", () =>
+  it.effect("a subscriber that throws crashes its own process; the broadcaster and the others go on", () => {
+    const lines: Array<unknown> = []
+    return Effect.gen(function*() {
+      const pubsub = yield* PubSub.PubSub
+      const seen: Array<unknown> = []
+      const [a, b, c] = yield* Effect.all([idle(), idle(), idle()])
+      yield* pubsub.subscribe("topic", log(b, seen))
+      for (let n = 0; n < 2; n++) {
+        yield* pubsub.subscribe("topic", {
+          pid: a,
+          deliver: () => {
+            throw new Error("boom")
+          }
+        })
+      }
+      yield* pubsub.subscribe("topic", log(c, seen))
+      yield* PubSub.broadcast("topic", 1)
+      assert.deepStrictEqual(seen, [1, 1])
+      assert.deepStrictEqual([a, b, c].map(({ alive }) => alive), [false, true, true])
+      assert.strictEqual(pubsub.subscriberCount("topic"), 2)
+      yield* PubSub.broadcast("topic", 2)
+      assert.deepStrictEqual(seen, [1, 1, 2, 2])
+      assert.deepStrictEqual(lines, [[["deliver of the application has thrown"], "Error: boom"]])
+    }).pipe(Effect.provide(PubSub.layer), Effect.provide(linesTo(lines)))
+  })
+
+  it.effect("wrap that throws crashes the process that subscribes, after what it was sent before; others go on", () => {
+    const lines: Array<unknown> = []
+    return Effect.gen(function*() {
+      const handled: Array<unknown> = []
+      const seen: Array<unknown> = []
+      const pubsub = yield* PubSub.PubSub
+      const pid = yield* Process.spawn((_self: Process.Pid<unknown>) =>
+        Effect.succeed({ handle: (message: unknown) => Effect.sync(() => void handled.push(message)) })
+      )
+      const after = yield* idle()
+      yield* PubSub.subscribe(pid, "topic", (message) => {
+        if (message === "bad") throw new Error("boom")
+        return message
+      })
+      yield* pubsub.subscribe("topic", log(after, seen))
+      for (const message of ["good", "bad", "late", "bad"]) yield* PubSub.broadcast("topic", message)
+      const reason = yield* Process.awaitExit(pid)
+      assert.strictEqual(reason._tag, "Crash")
+      assert.deepStrictEqual(handled, ["good"])
+      assert.deepStrictEqual(seen, ["good", "bad", "late", "bad"])
+      assert.deepStrictEqual(lines, [[["process crashed"], "Error: boom"]])
+      assert.strictEqual(pubsub.subscriberCount("topic"), 1)
+    }).pipe(Effect.provide(PubSub.layer), Effect.provide(linesTo(lines)))
+  })
+
+  it.effect("wrap that throws at once for thousands of messages crashes a busy process once", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const pid = yield* Process.spawn((_self: Process.Pid<unknown>) =>
+        Effect.succeed({ handle: () => Deferred.await(gate) })
+      )
+      yield* PubSub.subscribe(pid, "topic", (message) => {
+        if (message === "bad") throw new Error("boom")
+        return message
+      })
+      yield* PubSub.broadcast("topic", "good")
+      yield* settle
+      for (let n = 0; n < 5000; n++) yield* PubSub.broadcast("topic", "bad")
+      assert.strictEqual((yield* Process.info(pid)).mailboxLength, 1)
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual((yield* Process.awaitExit(pid))._tag, "Crash")
+    }).pipe(Effect.provide([PubSub.layer, Logger.layer([])])))
+
+  for (const first of ["refusing", "taking"]) {
+    it.effect(`a key that cannot be computed is that of its subscribers, ${first} ones first: others get theirs`, () =>
+      Effect.gen(function*() {
+        const pubsub = yield* PubSub.PubSub
+        const seen: Array<unknown> = []
+        const made: Array<unknown> = []
+        const keys = first === "refusing" ? ["refuses", "takes"] : ["takes", "refuses"]
+        const names = keys.map((name) => ({ name }))
+        const pids = yield* Effect.forEach([0, 1, 0, 1, 0], () => idle())
+        for (const [index, pid] of pids.entries()) {
+          yield* pubsub.subscribe("topic", {
+            pid,
+            deliver: (message, delivery) =>
+              void seen.push(delivery.memo(names[index % 2] ?? { name: "" }, message, ({ name }) => {
+                made.push(name)
+                if (name === "refuses") throw new Error("cannot be encoded")
+                return index
+              }))
+          })
+        }
+        yield* PubSub.broadcast("topic", 1)
+        assert.lengthOf(made, 2)
+        assert.deepStrictEqual(seen, first === "refusing" ? [1, 1] : [0, 0, 0])
+        assert.deepStrictEqual(
+          pids.map(({ alive }) => alive),
+          [0, 1, 2, 3, 4].map((index) => names[index % 2]?.name === "takes")
+        )
+      }).pipe(Effect.provide([PubSub.layer, Logger.layer([])])))
+  }
+
+  it.effect("a message that cannot be encoded for anybody is thrown to its sender, and harms nobody else", () =>
+    Effect.gen(function*() {
+      const pubsub = yield* PubSub.PubSub
+      const keys = [{}, {}]
+      const pids = yield* Effect.forEach([0, 1, 0, 1], () => idle())
+      const made: Array<unknown> = []
+      for (const [index, pid] of pids.entries()) {
+        yield* pubsub.subscribe("topic", {
+          pid,
+          deliver: (message, delivery) =>
+            delivery.memo(keys[index % 2] ?? {}, message, (key) => {
+              made.push(key)
+              throw new Error("cannot be encoded")
+            })
+        })
+      }
+      assert.isTrue(Exit.hasDies(yield* Effect.exit(PubSub.broadcast("topic", 1))))
+      assert.lengthOf(made, 2)
+      assert.isTrue(pids.every(({ alive }) => alive))
+    }).pipe(Effect.provide([PubSub.layer, Logger.layer([])])))
+
+  it.effect("ends those subscriptions of a process that are meant, of many", () =>
     Effect.gen(function*() {
       const pubsub = yield* PubSub.PubSub
       const seen: Array<unknown> = []
       const [a, b] = yield* Effect.all([idle(), idle()])
-      yield* pubsub.subscribe("topic", {
-        pid: a,
-        deliver: () => {
-          throw new Error("cannot be encoded")
-        }
-      })
-      yield* pubsub.subscribe("topic", log(b, seen))
-      assert.isTrue(Exit.hasDies(yield* Effect.exit(PubSub.broadcast("topic", 1))))
-      assert.deepStrictEqual(seen, [])
-      yield* PubSub.unsubscribe(a, "topic")
-      yield* PubSub.broadcast("topic", 2)
-      assert.deepStrictEqual(seen, [2])
+      const subscriptions = yield* Effect.forEach(
+        ["x", "x", "y", "x", "z"],
+        (topic) => pubsub.subscribe(topic, log(a, seen))
+      )
+      yield* pubsub.subscribe("x", log(b, []))
+      assert.strictEqual((yield* Process.info(a)).watchers, 5)
+      const [first = { topic: "" }] = subscriptions
+      yield* pubsub.unsubscribe(first)
+      yield* pubsub.unsubscribe(first)
+      assert.strictEqual((yield* Process.info(a)).watchers, 4)
+      yield* PubSub.broadcast("x", 1)
+      assert.deepStrictEqual(seen, [1, 1])
+      yield* PubSub.unsubscribe(a, "x")
+      assert.deepStrictEqual([pubsub.subscriberCount("x"), (yield* Process.info(a)).watchers], [1, 2])
+      yield* Process.exit(a, Process.killed)
+      assert.deepStrictEqual(pubsub.topics(), ["x"])
     }).pipe(Effect.provide(PubSub.layer)))
 
   it.effect("what a delivery keeps is computed once for each key and message", () =>
@@ -336,6 +491,10 @@ describe("one node", () => {
       assert.strictEqual(seen.length, 14)
     }).pipe(Effect.provide(PubSub.layer)))
 })
+
+/** Keeps lines of the log, with their causes. */
+const linesTo = (lines: Array<unknown>) =>
+  Logger.layer([Logger.make(({ cause, message }) => void lines.push([message, String(Cause.squash(cause))]))])
 
 // --- the adapter contract ---------------------------------------------------------------------------------------------
 
@@ -519,6 +678,32 @@ describe("the adapter", () => {
       yield* Fiber.join(first)
       yield* Fiber.join(second)
       assert.deepStrictEqual(fake.calls.slice(3), [
+        "joined topic",
+        "leaving topic",
+        "left topic",
+        "joining topic",
+        "joined topic"
+      ])
+    }).pipe(Effect.provide(layerFake(fake)))
+  })
+
+  it.effect("that hangs has at most one leave and one join of a topic waiting, however often clients come and go", () => {
+    const fake = makeFake()
+    return Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      fake.gates.set("topic", Deferred.await(gate))
+      const pid = yield* idle()
+      const joins: Array<Fiber.Fiber<unknown>> = []
+      for (let n = 0; n < 100; n++) {
+        joins.push(yield* Effect.forkChild(PubSub.subscribe(pid, "topic", keep), { startImmediately: true }))
+        yield* PubSub.unsubscribe(pid, "topic")
+      }
+      joins.push(yield* Effect.forkChild(PubSub.subscribe(pid, "topic", keep), { startImmediately: true }))
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.joinAll(joins)
+      yield* settle
+      assert.deepStrictEqual(fake.calls, [
+        "joining topic",
         "joined topic",
         "leaving topic",
         "left topic",

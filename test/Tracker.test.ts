@@ -322,8 +322,19 @@ describe("options", () => {
       ["a default downPeriod below two periods", { maxSilentPeriods: 0 }],
       ["a permdownPeriod that is no longer than downPeriod", { downPeriod: "1 minute", permdownPeriod: "1 minute" }],
       ["no shards", { shards: 0 }],
-      ["half a shard", { shards: 1.5 }]
-    ] as const
+      ["half a shard", { shards: 1.5 }],
+      ["more shards than a node can bear", { shards: 1025 }],
+      ...["broadcastPeriod", "downPeriod", "permdownPeriod", "handlerTimeout"].flatMap((name) =>
+        [NaN, 0, -1, "soon", null, true].map((value) => [`a ${name} of ${value}`, { [name]: value }] as const)
+      ),
+      ...["maxSilentPeriods", "shards", "maxMetaBytes"].flatMap((name) =>
+        [NaN, -1, 1.5, "1", null].map((value) => [`a ${name} of ${value}`, { [name]: value }] as const)
+      ),
+      ["a maxMetaBytes of 0", { maxMetaBytes: 0 }],
+      ["no limit of shards", { shards: Infinity }],
+      ["a broadcastPeriod for ever", { broadcastPeriod: Infinity }],
+      ["a permdownOnShutdown of 1", { permdownOnShutdown: 1 }]
+    ] as ReadonlyArray<readonly [wrong: string, options: object]>
   ) {
     on(
       `refuse ${wrong}`,
@@ -335,6 +346,46 @@ describe("options", () => {
     )
   }
 
+  on(
+    "refuse a name that is none, and a handler that is no function",
+    Effect.gen(function*() {
+      for (
+        const [name, handle] of [["", () => Effect.void], [1, () => Effect.void], ["a", undefined], [
+          "a",
+          {}
+        ]] as ReadonlyArray<
+          readonly [unknown, unknown]
+        >
+      ) {
+        const exit = yield* Effect.exit(
+          Tracker.make(name as string, handle as (diff: Tracker.Diff) => Effect.Effect<void>)
+        )
+        assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof RangeError)
+      }
+    })
+  )
+
+  on(
+    "say which one, what it is and what is allowed",
+    Effect.gen(function*() {
+      const exit = yield* Effect.exit(make({ maxMetaBytes: NaN }))
+      assert.isTrue(Exit.isFailure(exit))
+      assert.strictEqual(
+        Exit.isFailure(exit) ? String(Cause.squash(exit.cause)) : "",
+        "OptionError: maxMetaBytes must be a whole number of bytes, at least 1, or Infinity for no limit; it is NaN"
+      )
+    })
+  )
+
+  on(
+    "take no limit where there may be none",
+    make({ maxMetaBytes: Infinity, handlerTimeout: Infinity, permdownPeriod: Infinity })
+  )
+
+  on(
+    "wait longer before they forget, where that is not set and nodes may be silent for longer",
+    make({ maxSilentPeriods: 1024 })
+  )
   on("take the shortest periods there are", make({ broadcastPeriod: 1, downPeriod: 2, permdownPeriod: 3 }))
 })
 

@@ -5,6 +5,7 @@
  */
 
 import type { Meta, Owner, Packet, Presence } from "./packet.ts"
+import { SteadyMap } from "./steadyMap.ts"
 
 /** A packet and the node it is for; undefined for all others. */
 export interface Outgoing {
@@ -26,6 +27,14 @@ export type Diff = ReadonlyMap<string, {
   readonly joins: ReadonlyArray<readonly [key: string, meta: Meta]>
   readonly leaves: ReadonlyArray<readonly [key: string, meta: Meta]>
 }>
+
+/** Presences by key. */
+export interface Keys extends Iterable<readonly [key: string, presences: ReadonlySet<Presence>]> {
+  readonly size: number
+  readonly keys: () => Iterable<string>
+  readonly get: (key: string) => ReadonlySet<Presence> | undefined
+  readonly forEach: (each: (presences: ReadonlySet<Presence>, key: string) => void) => void
+}
 
 /** What came of a packet, or of time. */
 export interface Outcome {
@@ -57,7 +66,7 @@ const told = ([, , key, meta]: Presence): readonly [key: string, meta: Meta] => 
 
 /** Collects a diff, and keeps what is visible in step with it. What comes and goes within one diff is in none. */
 class View {
-  private readonly topics = new Map<string, Map<string, Set<Presence>>>()
+  private readonly topics = new SteadyMap<string, SteadyMap<string, Set<Presence>>>()
   private changes = new Map<string, { readonly joins: Set<Presence>; readonly leaves: Set<Presence> }>()
 
   private change(topic: string) {
@@ -69,7 +78,7 @@ class View {
   show(presence: Presence): void {
     const [, topic, key] = presence
     let keys = this.topics.get(topic)
-    if (keys === undefined) this.topics.set(topic, keys = new Map())
+    if (keys === undefined) this.topics.set(topic, keys = new SteadyMap())
     const presences = keys.get(key)
     if (presences === undefined) keys.set(key, new Set([presence]))
     else presences.add(presence)
@@ -101,7 +110,7 @@ class View {
     return diff
   }
 
-  list(topic: string): ReadonlyMap<string, ReadonlySet<Presence>> | undefined {
+  list(topic: string): Keys | undefined {
     return this.topics.get(topic)
   }
 
@@ -120,6 +129,8 @@ interface Own {
 
 /** A presence that has changed, or gone, and the version of its last change. */
 type Change = readonly [id: number, version: number]
+
+const byVersion = ([, a]: Change, [, b]: Change): number => a - b
 
 /** What is known of another node. */
 class Copy {
@@ -155,7 +166,7 @@ export class Replica {
   private removalsSince = 0
   /** The version that was last told to all. */
   private told = 0
-  /** What has changed since, with the version of its last change, in the order of these. */
+  /** Presences that have changed since, with the version of their last change. */
   private changed = new Map<number, number>()
   private silent = Infinity
   private isCutOff = false
@@ -188,12 +199,12 @@ export class Replica {
       this.note(id)
       this.view.hide(before.presence)
     }
-    while (this.removals.length > rememberedRemovals) this.removalsSince = this.removals.shift()?.[0] ?? 0
+    const forgotten = this.removals.length - rememberedRemovals
+    if (forgotten > 0) this.removalsSince = this.removals.splice(0, forgotten).at(-1)?.[0] ?? 0
     return this.view.take()
   }
 
   private note(id: number): void {
-    this.changed.delete(id)
     this.changed.set(id, this.version)
   }
 
@@ -231,8 +242,7 @@ export class Replica {
     }
     const diff = this.view.take()
     if (!isReached) {
-      this.isCutOff = true
-      this.silent = Infinity
+      this.cutOff()
       return { diff, send: [] }
     }
     const requests = this.isCutOff ? this.requests(now) : []
@@ -240,10 +250,21 @@ export class Replica {
     return { diff, send: this.ended ? requests : [...this.news(), ...requests] }
   }
 
+  /** Takes back the silence of others in a time in which this node was stopped and heard nobody. */
+  absent(millis: number, now: number): void {
+    for (const copy of this.copies.values()) copy.heard = Math.min(now, copy.heard + millis)
+  }
+
+  /** Notes an outage that no tick has seen: the next tick speaks, and asks for what was missed. */
+  cutOff(): void {
+    this.isCutOff = true
+    this.silent = Infinity
+  }
+
   private news(): ReadonlyArray<Outgoing> {
     const { version } = this
     if (this.changed.size > 0) {
-      const changes = [...this.changed]
+      const changes = [...this.changed].sort(byVersion)
       this.changed = new Map()
       this.silent = 0
       const deltas = this.deltas(undefined, this.told, changes)
@@ -396,7 +417,7 @@ export class Replica {
     const last = new Map<number, number>()
     for (const [removed, id] of this.removals) if (removed > have) last.set(id, removed)
     for (const [id, own] of this.own) if (own.version > have) last.set(id, own.version)
-    if (last.size > 0) send.push(...this.deltas(to, have, [...last].sort(([, a], [, b]) => a - b)))
+    if (last.size > 0) send.push(...this.deltas(to, have, [...last].sort(byVersion)))
     else send.push(this.heartbeat(to))
   }
 
@@ -438,7 +459,7 @@ export class Replica {
   // --- views --------------------------------------------------------------------------------------------------------
 
   /** The presences of a topic by key, of all nodes that are up. */
-  list(topic: string): ReadonlyMap<string, ReadonlySet<Presence>> {
+  list(topic: string): Keys {
     return this.view.list(topic) ?? nobody
   }
 
@@ -455,4 +476,4 @@ export class Replica {
   }
 }
 
-const nobody: ReadonlyMap<string, ReadonlySet<Presence>> = new Map()
+const nobody: Keys = new Map()
