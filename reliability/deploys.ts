@@ -6,8 +6,8 @@
 import { setTimeout as sleep } from "node:timers/promises"
 import { Balancer } from "./balancer.ts"
 import { Crowd } from "./crowd.ts"
+import { Engine, isMissing } from "./engines.ts"
 import { end, numbers, promise, say, until } from "./promises.ts"
-import { Redis } from "./redis.ts"
 import { Server } from "./server.ts"
 
 const { batch, clients, delay, interval, rate } = numbers({
@@ -27,7 +27,7 @@ const pace = Math.ceil(1000 / interval + 2) * batch
 /** The longest that a client may be away, in milliseconds: it looks for another node after 10, 50, 100, ... */
 const patience = 2000
 
-const startNode = (redis: Redis) =>
+const startNode = (redis: Engine) =>
   Server.start({
     REDIS: redis.url,
     BATCH_SIZE: String(batch),
@@ -54,7 +54,7 @@ const absences = ({ disturbances, ledger, roomOf }: Crowd): ReadonlyArray<number
     .toSorted((a, b) => a - b)
 
 /** Starts a new node, then stops the old one. */
-const replace = async (old: Server, redis: Redis, balancer: Balancer, crowd: Crowd): Promise<void> => {
+const replace = async (old: Server, redis: Engine, balancer: Balancer, crowd: Crowd): Promise<void> => {
   const { connections } = await old.report()
   const next = await startNode(redis)
   balancer.nodes.add(next)
@@ -110,8 +110,7 @@ const accountFor = ({ ledger }: Crowd): void => {
   say(`not answered, and perhaps not said, because the sender was closed: ${unanswered}`)
 }
 
-const main = async (redis: Redis): Promise<void> => {
-  await redis.start()
+const main = async (redis: Engine): Promise<void> => {
   const nodes = await Promise.all([startNode(redis), startNode(redis)])
   const balancer = new Balancer(nodes)
   const crowd = new Crowd()
@@ -133,10 +132,9 @@ const main = async (redis: Redis): Promise<void> => {
   promise("all counts settle", settled)
   balancer.stop()
   await Promise.all([...balancer.nodes].map((node) => node.stop()))
-  await redis.kill()
+  await redis.end()
 }
 
-const redis = await Redis.find()
-if (redis === undefined) say("skipped: there is no redis-server on PATH")
-else await main(redis)
+if (isMissing("redis")) say("skipped: there is no redis-server on PATH")
+else await main(await Engine.start("redis"))
 end()

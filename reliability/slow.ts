@@ -16,8 +16,8 @@ const { clients, kilobytes, megabytes, rounds } = numbers({ clients: 1000, kilob
 const messages = Math.ceil(megabytes * 1000 / kilobytes)
 const filling = "x".repeat(kilobytes * 1000)
 
-/** What the server may grow by for the sake of one client, in MB. */
-const mostGrowth = 20
+/** Allowed growth in MB: the bytes that may wait for one client that does not read (`maxBacklogBytes`), and 20 MB besides. */
+const mostGrowth = 84
 
 const heartbeat = JSON.stringify([null, "beat", "phoenix", "heartbeat", {}])
 

@@ -1,4 +1,7 @@
-import { Config, ConfigProvider, Duration, Effect, Result } from "effect"
+import { Config, ConfigProvider, type Duration, Effect, Redacted } from "effect"
+import { duration, given, OptionError, text, wholeNumber } from "./options.ts"
+
+const bytes = { unit: "bytes", unlimited: true }
 
 /** What all adapters can be told. */
 export interface ClusterOptions {
@@ -20,11 +23,14 @@ export interface ClusterOptions {
   readonly timeout?: Duration.Input | undefined
   /** How often to ask the engine for a sign of life, and how long to wait for it; default 5 seconds. */
   readonly heartbeat?: Duration.Input | undefined
-  /** The largest message for other nodes, encoded, in bytes; default 16 MiB. A larger one fails with `TOO_LARGE`. */
+  /**
+   * The largest message for other nodes and from them, encoded, in bytes; default 16 MiB, `Infinity` for no limit. A larger
+   * one fails with `TOO_LARGE`, and from another node it is dropped, which is logged.
+   */
   readonly maxMessageBytes?: number | undefined
   /**
-   * How much may wait for an engine that does not keep up, in bytes; default 64 MiB. What is broadcast then does not reach
-   * other nodes.
+   * Limits the bytes that wait for an engine that does not keep up, 512 of them for each message; default 64 MiB,
+   * `Infinity` for no limit. Broadcasts beyond it do not reach other nodes.
    */
   readonly maxPendingBytes?: number | undefined
 }
@@ -39,33 +45,54 @@ export interface Settings {
   readonly maxPendingBytes: number
 }
 
-/** A mistake in the options, as the configuration reports it. */
-export const mistake = (message: string) => Result.fail(new ConfigProvider.SourceError({ message }))
-
 /** Options from the configuration, in which a mistake is one of the configuration. */
 export const configured = <Options, Resolved>(
   config: Config.Wrap<Options>,
-  resolve: (options: Options) => Result.Result<Resolved, ConfigProvider.SourceError>
+  resolve: (options: Options) => Resolved
 ): Effect.Effect<Resolved, Config.ConfigError> =>
-  Effect.flatMap(
-    Config.unwrap(config),
-    (options) => Effect.mapError(Effect.fromResult(resolve(options)), (error) => new Config.ConfigError(error))
-  )
+  Effect.flatMap(Config.unwrap(config), (options) => {
+    try {
+      return Effect.succeed(resolve(options))
+    } catch (error) {
+      if (!(error instanceof OptionError)) throw error
+      return Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message: error.message })))
+    }
+  })
 
-export const settingsOf = (options: ClusterOptions): Result.Result<Settings, ConfigProvider.SourceError> => {
-  const settings = {
-    node: options.node,
-    prefix: options.prefix ?? "phx",
-    timeout: Duration.toMillis(options.timeout ?? "5 seconds"),
-    heartbeat: Duration.toMillis(options.heartbeat ?? "5 seconds"),
-    maxMessageBytes: options.maxMessageBytes ?? 16 * 1024 * 1024,
-    maxPendingBytes: options.maxPendingBytes ?? 64 * 1024 * 1024
-  }
-  const { node, prefix, ...numbers } = settings
-  if (!/^[\w-]+$/.test(prefix)) return mistake("prefix has to be made of letters, digits, - and _")
-  if (node === "") return mistake("node is empty: give the node a name, or leave it out")
-  for (const [name, value] of Object.entries(numbers)) {
-    if (!(value > 0)) return mistake(`${name} has to be more than 0`)
-  }
-  return Result.succeed(settings)
+/** Timers of the platform overflow beyond this. */
+const longestMillis = 2 ** 31 - 1
+
+const durationOf = (option: string, value: unknown): number => {
+  const millis = duration(option, value)
+  if (millis <= longestMillis) return millis
+  throw new OptionError(option, value, `a duration of at most ${longestMillis} milliseconds`)
+}
+
+const prefixOf = (value: unknown): string => {
+  // Every subject of NATS has to fit into a line.
+  if (typeof value === "string" && /^[\w-]{1,200}$/.test(value)) return value
+  throw new OptionError("prefix", value, "made of 1 to 200 letters, digits, - and _")
+}
+
+/** Everything is checked here; an {@link OptionError} names what makes no sense. */
+export const settingsOf = (options: ClusterOptions): Settings => ({
+  node: options.node === undefined ? undefined : text("node", options.node),
+  prefix: prefixOf(given(options.prefix, "phx")),
+  timeout: durationOf("timeout", given(options.timeout, 5000)),
+  heartbeat: durationOf("heartbeat", given(options.heartbeat, 5000)),
+  maxMessageBytes: wholeNumber("maxMessageBytes", given(options.maxMessageBytes, 16 * 1024 * 1024), bytes),
+  maxPendingBytes: wholeNumber("maxPendingBytes", given(options.maxPendingBytes, 64 * 1024 * 1024), bytes)
+})
+
+/** Returns what is an object, or not given; so are the options themselves, and those of the engine's own client. */
+export const objectOf = <A>(option: string, value: A): A => {
+  if (value === undefined || (typeof value === "object" && value !== null && !Array.isArray(value))) return value
+  throw new OptionError(option, value, "an object")
+}
+
+/** An address, which is never shown: it may hold a password. */
+export const addressOf = (url: unknown, isValid: (url: string) => boolean, allowed: string): string => {
+  const address = Redacted.isRedacted(url) ? Redacted.value(url) : url
+  if (typeof address === "string" && isValid(address)) return address
+  throw new OptionError("url", typeof address === "string" ? "<redacted>" : address, allowed)
 }

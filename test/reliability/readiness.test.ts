@@ -44,6 +44,8 @@ describe("readiness", () => {
       assert.strictEqual(yield* ask, "200 ready")
       status = "reconnecting"
       assert.strictEqual(yield* ask, "503 reconnecting")
+      status = "degraded"
+      assert.strictEqual(yield* ask, "503 degraded")
     }))
 
   it.effect("is over at once when the node stops, which takes requests for 5 seconds more", () =>

@@ -16,12 +16,14 @@ export class Cable {
   private readonly connections = new Set<Readonly<Record<Way, Socket>>>()
   private readonly silent = new Set<Way>()
   private isCut = false
+  private to: number
 
   private constructor(server: Server, to: number) {
     this.server = server
+    this.to = to
     const address = server.address()
     this.port = typeof address === "object" && address !== null ? address.port : assert.fail("no port")
-    server.on("connection", (node: Socket) => this.add(node, to))
+    server.on("connection", (node: Socket) => this.add(node))
   }
 
   static async to(port: number): Promise<Cable> {
@@ -30,9 +32,9 @@ export class Cable {
     return new Cable(server, port)
   }
 
-  private add(node: Socket, to: number): void {
+  private add(node: Socket): void {
     if (this.isCut) return void node.resetAndDestroy()
-    const engine = connect({ port: to, host: "127.0.0.1", allowHalfOpen: true })
+    const engine = connect({ port: this.to, host: "127.0.0.1", allowHalfOpen: true })
     const connection = { out: node, in: engine }
     this.connections.add(connection)
     this.join(node, engine)
@@ -70,6 +72,19 @@ export class Cable {
   silence(...ways: ReadonlyArray<Way>): void {
     for (const way of ways) this.silent.add(way)
     this.flow()
+  }
+
+  /** Every second connection from now on leads to another engine. */
+  alternate(other: number): void {
+    const { to } = this
+    this.server.prependListener("connection", () => {
+      this.to = this.to === to ? other : to
+    })
+  }
+
+  /** Connections that are made from now on lead to another engine. */
+  lead(to: number): void {
+    this.to = to
   }
 
   heal(): void {

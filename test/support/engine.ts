@@ -3,7 +3,7 @@ import { assert } from "@effect/vitest"
 import { Effect } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
-import { mkdtempSync, rmSync } from "node:fs"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -15,6 +15,8 @@ export interface Kind {
   readonly name: string
   readonly program: Program
   readonly arguments: (ports: Ports, folder: string) => ReadonlyArray<string>
+  /** Arguments that tell the engine its configuration file. */
+  readonly configuration: (file: string) => ReadonlyArray<string>
   readonly url: (port: number) => string
   /** How many subscribers each channel has. */
   readonly subscribers: (ports: Ports) => Promise<Readonly<Record<string, number>>>
@@ -36,6 +38,7 @@ export const redis: Kind = {
   name: "Redis",
   program: redisServer,
   arguments: ({ port }, folder) => ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+  configuration: (file) => [file],
   url: (port) => `redis://127.0.0.1:${port}`,
   subscribers: async ({ port }) => {
     const client = createClient({ url: redis.url(port) })
@@ -52,6 +55,7 @@ export const nats: Kind = {
   name: "NATS",
   program: natsServer,
   arguments: ({ monitor, port }) => ["--addr", "127.0.0.1", "--port", `${port}`, "--http_port", `${monitor}`],
+  configuration: (file) => ["-c", file],
   url: (port) => `nats://127.0.0.1:${port}`,
   subscribers: async ({ monitor }) => {
     const answer = await fetch(`http://127.0.0.1:${monitor}/subsz?subs=1&limit=1000`)
@@ -84,6 +88,7 @@ export class Engine {
   private readonly more: ReadonlyArray<string>
   private readonly folder = mkdtempSync(join(tmpdir(), "engine-"))
   private child: ChildProcess | undefined
+  private configuration: ReadonlyArray<string> = []
 
   private constructor(kind: Kind, { monitor, port }: Ports, more: ReadonlyArray<string>) {
     this.kind = kind
@@ -104,11 +109,23 @@ export class Engine {
     return engine
   }
 
+  /** Writes the configuration file, which holds from the next start on, or with `reload` (NATS). */
+  configure(text: string): void {
+    const file = join(this.folder, "engine.conf")
+    writeFileSync(file, text)
+    this.configuration = this.kind.configuration(file)
+  }
+
+  reload(): void {
+    this.child?.kill("SIGHUP")
+  }
+
   async start(): Promise<void> {
     const { program } = this.kind
     const binary = findEngine(program) ??
       assert.fail(`${program.name} is missing: install it or set ${program.variable}`)
-    const child = spawn(binary, [...this.kind.arguments(this, this.folder), ...this.more], { stdio: "ignore" })
+    const all = [...this.configuration, ...this.kind.arguments(this, this.folder), ...this.more]
+    const child = spawn(binary, all, { stdio: "ignore" })
     this.child = child
     while (!(await answers(this.port))) {
       if (child.exitCode !== null) assert.fail(`${program.name} has ended with ${child.exitCode}`)
@@ -143,6 +160,15 @@ export class Engine {
     rmSync(this.folder, { recursive: true, force: true })
   }
 }
+
+/** Starts an engine with a configuration file, for a test. */
+export const engineWith = (kind: Kind, configuration: string, more: ReadonlyArray<string> = []) =>
+  engineOf(kind, async () => {
+    const engine = await Engine.reserve(kind, more)
+    engine.configure(configuration)
+    await engine.start()
+    return engine
+  })
 
 /** One for a test. */
 export const engineOf = (kind: Kind, start: (kind: Kind) => Promise<Engine> = Engine.start) =>
