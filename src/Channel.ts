@@ -8,11 +8,12 @@
  *
  * The model is Phoenix.Channel (https://hexdocs.pm/phoenix/Phoenix.Channel.html).
  */
-import { Context, Duration, Effect, Layer, type LogLevel, type Schema, type Scope } from "effect"
+import { Context, type Duration, Effect, Layer, type LogLevel, type Schema, type Scope } from "effect"
 import * as internal from "./internal/channel.ts"
 import * as contracts from "./internal/contract.ts"
 import * as custom from "./internal/customChannel.ts"
 import { erase } from "./internal/erase.ts"
+import { callable, duration, given, level, object, oneOf, OptionError, wholeNumber } from "./internal/options.ts"
 import { defaultOptions } from "./internal/process.ts"
 import * as replies from "./internal/reply.ts"
 import type { Definition, Settings } from "./internal/served.ts"
@@ -58,6 +59,13 @@ export interface Contract extends contracts.Schemas {
    * latest is sent once the client has caught up. Other events are never left out, and may then overtake these.
    */
   readonly lossy?: Readonly<Record<string, "drop" | ((payload: unknown) => string)>> | undefined
+  /**
+   * The topic of the PubSub on which a topic lives that clients join; default the same. With it, channels of two sockets may
+   * serve one name without hearing each other, a private one and a public one, or share a topic under two names. Clients
+   * always see the name that they have joined. `broadcast` of the channel takes that name; `Endpoint.broadcast`,
+   * `PubSub.subscribe` and `Presence.list` take the topic of the PubSub.
+   */
+  readonly pubsubTopic?: ((topic: string) => string) | undefined
 }
 
 type AnyKey = Context.Key<unknown, unknown>
@@ -102,6 +110,8 @@ type JoinError<C> = Has<C, "join"> extends true ? ErrorOf<Field<C, "join">> : un
 export interface Self<C = Untyped> {
   /** The topic that was joined, such as `room:123`. */
   readonly topic: string
+  /** The topic of the PubSub on which it lives: the same, unless the contract's `pubsubTopic` says otherwise. */
+  readonly pubsubTopic: string
   /** The process of this channel; others may send to it, and `handleInfo` gets it. */
   readonly pid: Process.Pid<unknown>
   /** The id that `connect` gave the socket. */
@@ -321,16 +331,27 @@ export interface Options {
 }
 
 /**
- * What happens when a client sends faster than its channel handles.
+ * The limits of a channel's mailbox, and what happens to messages beyond them.
  *
- * - `capacity`: how many messages may wait; default 1,000.
- * - `whenFull`: with `suspend` (default) nothing more is read from the connection until half of them are handled, so that
- *   the client has to wait, and nothing is lost. The idle timeout goes on meanwhile. With `dropOldest` the message that has
- *   waited longest is answered `too many messages` and not handled. With `disconnect` the connection is closed with 1008.
+ * - `capacity`: how many messages of the client may wait; Infinity for no limit, default 1,000.
+ * - `maxBytes`: how many bytes they may have together; a single larger one may wait alone. Infinity for no limit, default
+ *   1,000,000. For the memory of the server as a whole there are `maxInboxBytes` and `maxSharedInboxBytes` of `Socket.make`.
+ * - `whenFull`: with `suspend` (default) nothing more is read from the connection until half is handled, so that the client
+ *   has to wait. After `maxPause` of the socket, 5 seconds, it is read on, and messages for which there is no room are
+ *   answered `too many messages` and not handled. With `dropOldest` those that have waited longest are answered so, until
+ *   there is room. With `disconnect` the connection is closed with 1008.
+ * - `maxInfos`, `maxInfoBytes`: how many broadcasts of intercepted events, and messages of topics that it has subscribed to,
+ *   may wait, and about how much memory they may take. A channel for which more wait crashes: its client gets `phx_error` and
+ *   joins again, as nobody could tell what it has missed. What the channel sends itself, timers and what others send to its
+ *   `pid` is not counted by these, but may be no more than `capacity` and `maxInfos` either. Infinity for no limit; default
+ *   10,000 and 16,000,000.
  */
 export interface MailboxOptions {
   readonly capacity?: number | undefined
+  readonly maxBytes?: number | undefined
   readonly whenFull?: "suspend" | "dropOldest" | "disconnect" | undefined
+  readonly maxInfos?: number | undefined
+  readonly maxInfoBytes?: number | undefined
 }
 
 /** A channel: the topics it serves and its contract. Made by {@link make}. */
@@ -388,6 +409,35 @@ export interface Channel<Topic extends string, C> {
   ) => Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub>
 }
 
+/** Places in a mailbox for messages that the library puts there itself: the join, a leave, the end. */
+const ownMessages = 8
+
+/** Checks the options that all kinds of channels have in common. */
+const settingsOf = (topic: string, options: Options = {}): Settings => {
+  const of = (option: string) => `channel ${topic}: ${option}`
+  object(of("options"), options)
+  const { mailbox = {} } = options
+  object(of("mailbox"), mailbox)
+  const unlimited = { unlimited: true }
+  const capacity = wholeNumber(of("capacity"), given(mailbox.capacity, 1000), unlimited)
+  const maxInfos = wholeNumber(of("maxInfos"), given(mailbox.maxInfos, 10_000), unlimited)
+  return {
+    logJoin: level(of("logJoin"), given(options.logJoin, "Info")),
+    mailbox: {
+      capacity,
+      maxBytes: wholeNumber(of("maxBytes"), given(mailbox.maxBytes, 1_000_000), unlimited),
+      whenFull: oneOf(of("whenFull"), given(mailbox.whenFull, "suspend"), ["suspend", "dropOldest", "disconnect"]),
+      maxInfos,
+      maxInfoBytes: wholeNumber(of("maxInfoBytes"), given(mailbox.maxInfoBytes, 16_000_000), unlimited)
+    },
+    processOptions: {
+      shutdown: duration(of("shutdown"), given(options.shutdown, defaultOptions.shutdown), { min: 0, unlimited: true }),
+      capacity: capacity + maxInfos + ownMessages,
+      whenFull: "crash"
+    }
+  }
+}
+
 let made = 0
 
 /**
@@ -425,6 +475,7 @@ export const make: {
   <const Topic extends string>(topic: Topic): Channel<Topic, Untyped>
   <const Topic extends string, const C extends Contract>(topic: Topic, contract: C): Channel<Topic, C>
 } = <Topic extends string>(topic: Topic, contract: Contract = {}): Channel<Topic, never> => {
+  if (typeof topic !== "string") throw new OptionError("the topic of a channel", topic, "a text")
   if (topic.slice(0, -1).includes("*")) {
     throw new RangeError(`channel topic ${topic}: "*" is allowed only at the end`)
   }
@@ -437,50 +488,43 @@ export const make: {
         throw new contracts.ChannelError({ code: "WRONG_TOPIC", message: `${to} is no topic of the channel ${topic}` })
       }
       return pubsub.broadcast(
-        to,
+        contracts.pubsubTopicOf(compiled, to),
         Message.broadcast(to, event, contracts.encodeOutgoing(compiled, event, payload)),
         from
       )
     })
-  const shared = (options: Options = {}): Settings => ({
-    logJoin: options.logJoin ?? "Info",
-    mailbox: {
-      capacity: Math.max(1, options.mailbox?.capacity ?? 1000),
-      whenFull: options.mailbox?.whenFull ?? "suspend"
-    },
-    processOptions: options.shutdown === undefined ? defaultOptions : {
-      ...defaultOptions,
-      shutdown: Duration.toMillis(Duration.fromInputUnsafe(options.shutdown))
-    }
-  })
-  const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) =>
-    Layer.effect(
+  const toLayer = (build: Effect.Effect<internal.Join>, options?: Options) => {
+    const settings = settingsOf(topic, options)
+    const logHandleIn = level(`channel ${topic}: logHandleIn`, given(options?.logHandleIn, "Debug"))
+    return Layer.effect(
       handler,
       Effect.contextWith((context: Context.Context<never>) =>
-        Effect.map(build, (join) =>
-          internal.define(topic, context, {
-            ...shared(options),
-            contract: compiled,
-            join,
-            logHandleIn: options?.logHandleIn ?? "Debug"
-          }))
+        Effect.map(
+          build,
+          (join) =>
+            internal.define(topic, context, {
+              ...settings,
+              contract: compiled,
+              join: callable("join", join),
+              logHandleIn
+            })
+        )
       )
     )
+  }
   const channel = {
     topic,
     contract,
     handler,
-    layer: (join: internal.Join, options?: Options) => toLayer(Effect.succeed(join), options),
+    layer: (join: internal.Join, options?: Options) => toLayer(Effect.succeed(callable("join", join)), options),
     toLayer,
-    layerCustom: (init: custom.Settings["init"], options?: Options) =>
-      Layer.effect(
+    layerCustom: (init: custom.Settings["init"], options?: Options) => {
+      const settings = { ...settingsOf(topic, options), init: callable("init", init) }
+      return Layer.effect(
         handler,
-        Effect.contextWith((context: Context.Context<never>) =>
-          Effect.succeed(
-            custom.define(topic, context, { ...shared(options), init })
-          )
-        )
-      ),
+        Effect.contextWith((context: Context.Context<never>) => Effect.succeed(custom.define(topic, context, settings)))
+      )
+    },
     broadcast: (topic: string, event: string, payload: unknown) => publish(topic, event, payload),
     broadcastFrom: (from: Process.Pid, topic: string, event: string, payload: unknown) =>
       publish(topic, event, payload, from)

@@ -24,9 +24,18 @@ export type Opcode = "text" | "binary"
  * - `invalid_json`: the text is not JSON.
  * - `invalid_message`: JSON, but not the object (V1) or array (V2) that makes a message.
  * - `invalid_frame`: a binary frame of an unknown kind, or one that ends within its header.
+ * - `invalid_ref`, `invalid_topic`, `invalid_event`: what the socket that has decoded it does not take: a `ref` or
+ *   `join_ref` beyond `maxRefBytes`, a topic or event that is no text, and large.
  */
 export class DecodeError extends Data.TaggedError("DecodeError")<{
-  readonly code: "invalid_utf8" | "invalid_json" | "invalid_message" | "invalid_frame"
+  readonly code:
+    | "invalid_utf8"
+    | "invalid_json"
+    | "invalid_message"
+    | "invalid_frame"
+    | "invalid_ref"
+    | "invalid_topic"
+    | "invalid_event"
   readonly message: string
   readonly cause?: unknown
 }> {}
@@ -175,11 +184,17 @@ const hasInfinity = (value: unknown): boolean => {
 const hasHalfCharacter = (json: string): boolean => {
   // Where the other half has to be, after the first.
   let expected = -1
-  for (const { 1: digits = "0", index } of json.matchAll(/\\(?:u([0-9a-f]{4})|.)/gi)) {
-    const unit = parseInt(digits, 16)
-    const isSecond = unit >= 0xdc00 && unit < 0xe000
-    if (isSecond ? index !== expected : expected !== -1) return true
-    expected = unit >= 0xd800 && unit < 0xdc00 ? index + 6 : -1
+  // By hand, as there may be millions of escapes.
+  for (let at = json.indexOf("\\"); at !== -1 && at < json.length; at++) {
+    if (json.charCodeAt(at) !== 0x5c) continue
+    const kind = json.charCodeAt(at + 1) === 0x75 && (json.charCodeAt(at + 2) | 0x20) === 0x64
+      ? json.charCodeAt(at + 3) | 0x20
+      : 0
+    // A high half is d8 to db, a low one dc to df; the bit that makes letters small leaves digits as they are.
+    const isSecond = kind >= 0x63 && kind <= 0x66
+    if (isSecond ? at !== expected : expected !== -1) return true
+    expected = kind === 0x38 || kind === 0x39 || kind === 0x61 || kind === 0x62 ? at + 6 : -1
+    at++
   }
   return expected !== -1
 }

@@ -230,6 +230,7 @@ describe("a process that a channel is linked to", () => {
       yield* ChannelTest.push(channel, "die")
       yield* ChannelTest.settle
       assert.strictEqual((yield* Process.awaitExit(pid))._tag, "Crash")
+      yield* ChannelTest.assertCrashed(channel)
     }).pipe(Effect.provide(layer))
   })
 
@@ -541,6 +542,7 @@ describe("an ending", () => {
             told.map((reason) => reason._tag === "Crash" ? "Crash" : reason)
           )
           assert.strictEqual(channel.socket.closeCode, code)
+          if (code !== undefined) yield* ChannelTest.assertDisconnected(channel.socket, code)
           assert.isFalse(channel.pid.alive)
         }).pipe(Effect.provide(layer)))
     }
@@ -562,7 +564,7 @@ describe("an ending", () => {
       const channel = yield* ChannelTest.join(yield* connect, Room, "room:bad")
       yield* ChannelTest.leave(channel)
       assert.deepStrictEqual(yield* events(channel), ["phx_reply", "phx_close"])
-      assert.strictEqual((yield* Process.awaitExit(channel.pid))._tag, "Crash")
+      assert.strictEqual((yield* ChannelTest.assertCrashed(channel))._tag, "Crash")
       assert.strictEqual(log.length, 1)
     }).pipe(Effect.provide(layer))
   })

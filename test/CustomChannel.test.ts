@@ -340,7 +340,8 @@ describe("the end", () => {
 
   it.effect("by a crash after close is no phx_error", () =>
     Effect.gen(function*() {
-      const { got } = yield* ending("close, send and die")
+      const { channel, got } = yield* ending("close, send and die")
+      yield* ChannelTest.assertCrashed(channel)
       assert.deepStrictEqual(got.map(([, , event]) => event), ["phx_close", "bye"])
       assert.deepStrictEqual(ended.map(({ _tag }) => _tag), ["Crash"])
     }).pipe(Effect.provide(speaking.layer)))

@@ -71,7 +71,11 @@ const TypedLive = Typed.layer(() =>
   Effect.succeed({ handleIn: { add: ({ n }) => n < 0 ? Effect.fail("negative") : Effect.void } })
 )
 const RawLive = Raw.layerCustom(() => Effect.succeed({ handleIn: () => Effect.void }))
-const UserSocket = Socket.make("user_socket", { channels: [Room, Typed, Phoenix, Raw] })
+const UserSocket = Socket.make("user_socket", {
+  channels: [Room, Typed, Phoenix, Raw],
+  maxTopicBytes: 65_536,
+  maxEventBytes: 65_536
+})
 const UserSocketLive = UserSocket.layer(() => Effect.succeed(Socket.accept()))
 
 interface Setting {
@@ -159,7 +163,13 @@ describe("a join", () => {
         yield* attempt(yield* connect, "room:dead", { password: "hunter2", note: "hunter2" })
         assert.deepStrictEqual(briefly(lines), ["Error process crashed"])
         const { annotations = {}, cause = Cause.empty } = lines[0] ?? {}
-        assert.deepStrictEqual(annotations, { process: "channel room:dead", topic: "room:dead", event: "phx_join" })
+        assert.deepStrictEqual(annotations, {
+          process: "channel room:dead",
+          socket: "user_socket",
+          transport: "test",
+          topic: "room:dead",
+          event: "phx_join"
+        })
         assert.include(Cause.pretty(cause), "no luck")
         assert.notInclude(inspect(lines, { depth: 20 }), "hunter2")
       })
@@ -215,6 +225,7 @@ describe("an event", () => {
           assert.deepStrictEqual(briefly(lines), ["Error process crashed"])
           assert.deepInclude(lines[0]?.annotations, { process: "channel room:1", topic: "room:1", event })
           assert.notInclude(inspect(lines, { depth: 20 }), "hunter2")
+          yield* ChannelTest.assertCrashed(room)
         })
     )
   }
@@ -340,7 +351,7 @@ describe("parameters", () => {
     }), { filter: { keep: ["id"] } })
 
   const deep = JSON.parse(`${"[".repeat(1000)}${"]".repeat(1000)}`)
-  const long = "x".repeat(100_000)
+  const long = "x".repeat(60_000)
   const huge = {
     [long]: long,
     list: Array.from({ length: 10_000 }, () => ({ short: "x" })),
@@ -361,6 +372,7 @@ describe("parameters", () => {
       const [crash] = lines.slice(2)
       assert.strictEqual(crash?.message, "process crashed")
       assert.isBelow(JSON.stringify(crash?.annotations).length, 500)
+      yield* ChannelTest.assertCrashed(room)
     }))
 
   logged("that are bytes are counted", (lines) =>
@@ -412,7 +424,7 @@ describe("a connect", () => {
     const connect = socket.layer(({ params }) =>
       params["token"] === "bad" ? Effect.fail(Socket.refuse("bad luck")) : Effect.succeed(Socket.accept())
     )
-    const server = HttpRouter.serve(Endpoint.mount(socket, { path: "/socket" }), {
+    const server = HttpRouter.serve(Endpoint.mount(socket, { path: "/socket", host: "127.0.0.1" }), {
       disableLogger: true,
       disableListenLog: true
     }).pipe(

@@ -233,6 +233,7 @@ describe("events", () => {
       yield* ChannelTest.push(channel, "die")
       yield* ChannelTest.settle
       assert.deepStrictEqual(yield* durations(Telemetry.handleInDuration, room), { count: 2, max: 40, sum: 40 })
+      yield* ChannelTest.assertCrashed(channel)
     })
   )
 })
@@ -253,6 +254,7 @@ describe("the channels of a custom channel", () => {
       assert.strictEqual(yield* count(Telemetry.replies, raw), 1)
       assert.strictEqual(yield* count(Telemetry.pushes, raw), 3)
       assert.strictEqual(yield* count(Telemetry.channelCrashes, raw), 1)
+      yield* ChannelTest.assertCrashed(channel)
       assert.strictEqual(yield* gauge(Telemetry.channels, raw), 0)
     })
   )
@@ -265,7 +267,7 @@ describe("endings", () => {
       Effect.gen(function*() {
         const channel = yield* ChannelTest.join(yield* connect, Room, "room:1")
         yield* ChannelTest.push(channel, event)
-        yield* ChannelTest.settle
+        yield* ChannelTest.assertCrashed(channel)
         assert.strictEqual(yield* count(Telemetry.channelCrashes, room), 1)
         assert.strictEqual(yield* gauge(Telemetry.channels, room), 0)
       })
@@ -275,8 +277,9 @@ describe("endings", () => {
   metered(
     "that crash in terminate are crashes",
     Effect.gen(function*() {
-      yield* ChannelTest.leave(yield* ChannelTest.join(yield* connect, Room, "room:ends badly"))
-      yield* ChannelTest.settle
+      const channel = yield* ChannelTest.join(yield* connect, Room, "room:ends badly")
+      yield* ChannelTest.leave(channel)
+      yield* ChannelTest.assertCrashed(channel)
       assert.strictEqual(yield* count(Telemetry.channelCrashes, room), 1)
     })
   )
@@ -332,6 +335,7 @@ describe("gauges", () => {
       const endings = ["die", "stop", "phx_leave", "hang", "nothing", "stop badly"]
       for (let round = 0; round < 24; round++) {
         const socket = yield* connect
+        yield* ChannelTest.allowCrashes(socket)
         for (const topic of topics) yield* attempt(socket, topic)
         const pids = (yield* Endpoint.channels(socket.server.pid)).map(({ pid }) => pid)
         const [pid = socket.server.pid] = pids
@@ -382,6 +386,7 @@ describe("labels", () => {
       const before = (yield* Metric.snapshot).length
       for (let i = 0; i < 20; i++) {
         const socket = yield* ChannelTest.connect(UserSocket, { evil: `evil ${i}` }, { userAgent: `evil ${i}` })
+        yield* ChannelTest.allowCrashes(socket)
         const channel = yield* ChannelTest.join(socket, Room, `room:evil ${i}`, { evil: `evil ${i}` })
         for (const event of [`evil ${i}`, "ok", "push", "broadcast", "die"]) yield* ChannelTest.push(channel, event)
         yield* attempt(socket, `evil ${i}`)
@@ -396,12 +401,24 @@ describe("labels", () => {
         "channel,raw:*",
         "channel,room:*",
         "limit,address",
+        "limit,backlog",
+        "limit,byte_rate",
         "limit,channels",
         "limit,connect_timeout",
         "limit,connections",
+        "limit,event",
+        "limit,heartbeats",
+        "limit,inflate_rate",
+        "limit,inflated",
+        "limit,infos",
         "limit,joins",
         "limit,mailbox",
         "limit,messages",
+        "limit,stalled",
+        "limit,topic",
+        "limit,total_backlog",
+        "limit,unpolled",
+        "limit,values",
         "result,crashed",
         "result,interrupted",
         "result,ok",

@@ -387,7 +387,10 @@ describe("connecting", () => {
           // @ts-expect-error it has to be a list
           { path: "/ws", websocket: { subprotocols: "sip" } }
         ]))
-        assert.match(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "mounted", /subprotocols is a list of names/)
+        assert.match(
+          Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "mounted",
+          /subprotocols must be a list of names/
+        )
       })
   )
 })

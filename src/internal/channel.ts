@@ -2,8 +2,8 @@ import { type Context, type Duration, Effect, Exit, Result } from "effect"
 import * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
-import type { Serializer } from "../Serializer.ts"
-import { ConnectionEnded, Incoming, Intercepted, JoinRequest } from "./channelMessage.ts"
+import { type EncodeError, type Serializer, v1, v2 } from "../Serializer.ts"
+import { Intercepted, type JoinRequest } from "./channelMessage.ts"
 import {
   ChannelError,
   type Compiled,
@@ -11,14 +11,18 @@ import {
   encodeOutgoing,
   onlyFailure,
   orThrow,
+  pubsubTopicOf,
   refusal
 } from "./contract.ts"
+import { disown, effectOf } from "./eager.ts"
 import { formatDuration } from "./filterParameters.ts"
+import type { Guard } from "./guard.ts"
 import { type Lossy, SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import { Answer, type FrameSink, noReply, SocketRef } from "./reply.ts"
 import type { Level } from "./report.ts"
 import { type Definition, type Place, Served, type Settings as ServedSettings } from "./served.ts"
+import { Unsendable } from "./topics.ts"
 import { brief } from "./untrusted.ts"
 
 /** The erased form of `Channel.Handlers`. */
@@ -46,6 +50,7 @@ export const define = (pattern: string, context: Context.Context<never>, setting
   const definition: Definition = {
     pattern,
     context,
+    pubsubTopicOf: (topic) => pubsubTopicOf(settings.contract, topic),
     open: (place, message, topic) => new ChannelServer(definition, settings, place, message, topic)
   }
   return definition
@@ -58,26 +63,60 @@ const nameOf = ({ event }: Message.Inbound): string => typeof event === "string"
 const isAnswer = (codec: CompiledEvent | undefined, error: unknown): boolean =>
   codec !== undefined || !(error instanceof Error)
 
-/** Undefined for bytes on their way to a client whose version of the protocol has no binary frames. */
-const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): SharedFrame | undefined => {
-  const frame = serializer.fastlane(broadcast)
-  if (Result.isSuccess(frame)) return new SharedFrame(frame.success)
-  // One client that asks for the old version must not keep all others from being told.
-  if (frame.failure.code === "invalid_binary" && broadcast.payload instanceof Uint8Array) return undefined
-  throw frame.failure
+/** Kept in place of a frame. Told from one by `frame`, which is looked at anyway: `instanceof` costs more with each member. */
+class NoFrame {
+  readonly frame = undefined
+  /** Thrown where the format of some clients, and not the payload, is to blame. */
+  readonly defect: unknown
+  constructor(defect: unknown) {
+    this.defect = defect
+  }
 }
+const noFrame = new NoFrame(undefined)
+
+/** {@link noFrame} for bytes on their way to a client whose version of the protocol has no binary frames. */
+const encodeFastlane = (serializer: Serializer, broadcast: Message.Broadcast): SharedFrame | NoFrame => {
+  let defect: unknown
+  try {
+    const frame = serializer.fastlane(broadcast)
+    if (Result.isSuccess(frame)) return new SharedFrame(frame.success)
+    // One client that asks for the old version must not keep all others from being told.
+    if (isBytesForV1(frame.failure, broadcast)) return noFrame
+    defect = frame.failure
+  } catch (thrown) {
+    defect = thrown
+  }
+  // The sender is to blame for what the formats of this library refuse, and the owner of another format for all else.
+  if (serializer === v1 || serializer === v2 || Result.isFailure(v2.fastlane(broadcast))) throw new Unsendable(defect)
+  return new NoFrame(defect)
+}
+
+const isBytesForV1 = ({ code }: EncodeError, { payload }: Message.Broadcast): boolean =>
+  code === "invalid_binary" && payload instanceof Uint8Array
+
+/** Under this key a delivery keeps the frames of a broadcast for clients that know its topic by other names. */
+const renamed = {}
+type Renamed = Map<Serializer, Map<string, SharedFrame | NoFrame>>
+const noFrames = (): Renamed => new Map()
 
 /** A message to a client, of one channel or to all of a topic. */
 type Named = Pick<Message.Broadcast, "event" | "payload" | "topic">
 
+/** Characters of the key of a lossy event, which is kept for as long as the event waits. */
+const maxKeyLength = 1000
+
 /** `drop`, or as JSON of a list what a later event has to have in common with one to take its place. */
-const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Named): string | undefined => {
+const lossyKey = ({ lossy }: Compiled, { event, payload, topic }: Named, guard: Guard): string | undefined => {
   const key = lossy?.get(event)
   if (typeof key !== "function") return key
   try {
-    return JSON.stringify([topic, event, key(payload)])
-  } catch {
-    // One that the application's function does not know is sent as any other: others must not be kept from being told.
+    const name: unknown = key(payload)
+    disown(name)
+    if (typeof name === "string" && name.length <= maxKeyLength) return JSON.stringify([topic, event, name])
+    throw new TypeError(`it must return a string of at most ${maxKeyLength} characters`)
+  } catch (defect) {
+    // An event that the application's function does not know is sent as any other: others must be told.
+    guard.failed({ name: "lossy", owner: { event }, about: { topic: brief(topic) } }, defect)
     return undefined
   }
 }
@@ -99,6 +138,8 @@ export class ChannelServer extends Served {
   private incoming: Message.Inbound | undefined = undefined
   /** What came to the topic between the subscription and the join reply. */
   private early: Array<SharedFrame> | undefined = undefined
+  /** The topic that it lives on, where that is not the one of the wire. */
+  private ownTopic: string | undefined = undefined
   /** Why the channel ends, when it wants to end by itself. */
   private finishing: process.ExitReason | undefined = undefined
 
@@ -118,9 +159,31 @@ export class ChannelServer extends Served {
     this.ownRef = joinRef === false ? ref : joinRef ?? ref
   }
 
+  /** The topic of the PubSub that it lives on. */
+  get pubsubTopic(): string {
+    return this.ownTopic ?? this.topic
+  }
+
   // --- the join -----------------------------------------------------------------------------------------------------
 
-  private afterJoin(request: JoinRequest, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+  /** Mostly done at once, without a fiber. */
+  protected onJoin(payload: unknown): Effect.Effect<Handlers, unknown> {
+    const { contract, join } = this.settings
+    if (contract.pubsubTopic !== undefined) this.ownTopic = pubsubTopicOf(contract, this.topic)
+    const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
+    if (decoded._tag === "Failure") return Exit.fail(refusal(decoded.cause))
+    const joined = Effect.catchEager(effectOf(join(this, decoded.value)), (error) => {
+      if (contract.join !== undefined) return Effect.fail(orThrow(contract.join.encodeError(error)))
+      return error instanceof Error ? Effect.die(error) : Effect.fail(error)
+    })
+    return Effect.flatMapEager(
+      joined,
+      (handlers) =>
+        Effect.mapEager(this.connection.pubsub.subscribeUnsafe(this.pubsubTopic, this), () => handlers ?? {})
+    )
+  }
+
+  protected onJoined(request: JoinRequest, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
     if (exit._tag === "Failure") {
       if (onlyFailure(exit.cause) === undefined) return exit
       this.refuse(request, exit)
@@ -134,34 +197,27 @@ export class ChannelServer extends Served {
     this.accept(request, response)
     const early = this.early
     this.early = undefined
-    if (early !== undefined) { for (const shared of early) this.transport.send(shared.frame, shared) }
+    if (early !== undefined) {
+      for (const shared of early) {
+        this.inbox.removeInfo(shared.length)
+        this.transport.send(shared.frame, shared)
+      }
+    }
     if (this.finishing !== undefined) this.process.stop(this.finishing)
     return Exit.void
   }
 
   // --- the mailbox --------------------------------------------------------------------------------------------------
 
-  handle(message: unknown): Effect.Effect<unknown, unknown> {
-    if (message instanceof Incoming) {
-      this.taken()
-      return this.handleIncoming(message.message)
-    }
-    if (message instanceof JoinRequest) {
-      return this.traced("channels.join", undefined, () => join(this, message.payload))
-    }
-    if (message instanceof Intercepted) return this.handleOut(message.broadcast)
-    if (message instanceof ConnectionEnded) {
-      this.process.stop(message.reason)
-      return Effect.void
-    }
+  protected onInfo(message: unknown): Effect.Effect<unknown, unknown> {
     if (this.handlers.handleInfo !== undefined) return this.handlers.handleInfo(message)
     const of = Message.isBroadcast(message) ? { broadcast: brief(message.topic), event: brief(message.event) } : {}
-    return Effect.logWarning("channel without handleInfo got a message").pipe(
-      Effect.annotateLogs({ topic: brief(this.topic), ...of })
-    )
+    const line = "channel without handleInfo got a message"
+    this.connection.warn(line, `${line} ${this.definition.pattern}`, { topic: brief(this.topic), ...of })
+    return Effect.void
   }
 
-  private handleIncoming(message: Message.Inbound): Effect.Effect<unknown, unknown> {
+  protected onMessage(message: Message.Inbound): Effect.Effect<unknown, unknown> {
     if (message.event === "phx_leave") {
       this.answer(message, "ok", {})
       this.finish(process.shutdown("left"))
@@ -180,11 +236,13 @@ export class ChannelServer extends Served {
       return typeof handleIn === "function" ? handleIn(event, message.payload) : this.unmatched(message)
     }
     const codec = incoming.get(event)
-    if (codec === undefined) return handleUndeclared?.(event, message.payload) ?? this.unmatched(message)
+    if (codec === undefined) {
+      return handleUndeclared === undefined ? this.unmatched(message) : handleUndeclared(event, message.payload)
+    }
     const payload = codec.decode(message.payload)
     if (payload._tag === "Failure") return this.answerError(message, refusal(payload.cause))
     const handler = typeof handleIn === "object" ? handleIn[event] : undefined
-    return handler?.(payload.value) ?? this.unmatched(message)
+    return handler === undefined ? this.unmatched(message) : handler(payload.value)
   }
 
   private unmatched(message: Message.Inbound): Effect.Effect<Answer> {
@@ -199,10 +257,9 @@ export class ChannelServer extends Served {
   }
 
   /** Turns the outcome of handleIn into a reply; there is no fiber left to do so when the handler had none. */
-  complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
-    if (message instanceof JoinRequest) return this.afterJoin(message, exit)
+  protected onHandled(_message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
     const incoming = this.incoming
-    if (incoming === undefined || !(message instanceof Incoming)) return exit
+    if (incoming === undefined) return exit
     this.incoming = undefined
     const nanos = this.process.system.nanos - this.startedAt
     this.meter.handleInDuration.observe(nanos / 1e6)
@@ -236,37 +293,70 @@ export class ChannelServer extends Served {
     }
   }
 
-  private handleOut(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
+  protected override onBroadcast(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
     const { handleOut } = this.handlers
     const payload = this.settings.contract.outgoing?.get(broadcast.event)?.decode(broadcast.payload)
     if (payload?._tag === "Failure") return payload
-    return handleOut?.[broadcast.event]?.(payload === undefined ? broadcast.payload : payload.value) ?? Effect.void
+    const handler = handleOut?.[broadcast.event]
+    return handler === undefined ? Effect.void : handler(payload === undefined ? broadcast.payload : payload.value)
   }
 
   terminate(reason: process.ExitReason): Effect.Effect<unknown, unknown> {
     if (reason === this.finishing && process.isGraceful(reason)) this.connection.channelClosing(this)
-    return this.handlers.terminate?.(reason) ?? Effect.void
+    return this.handlers.terminate === undefined ? Effect.void : this.handlers.terminate(reason)
   }
 
   // --- the topic ----------------------------------------------------------------------------------------------------
 
   /** A message to the topic: straight to the client, past the mailbox, unless its event is intercepted. */
   deliver(message: unknown, delivery: PubSub.Delivery): void {
-    if (!Message.isBroadcast(message)) this.process.push(message)
-    else if (this.settings.contract.intercept?.has(message.event)) this.process.push(new Intercepted(message))
+    const { contract } = this.settings
+    if (!Message.isBroadcast(message)) this.inform(message, delivery)
+    else if (contract.intercept?.has(message.event)) this.intercept(message, delivery)
     else {
-      const shared = delivery.memo(this.serializer, message, encodeFastlane)
-      if (shared === undefined) return
-      if (!this.joined) (this.early ??= []).push(shared)
+      // By the contract, which all members share: what each of them has would have to be fetched from memory.
+      const shared = contract.pubsubTopic === undefined
+        ? delivery.memo(this.serializer, message, encodeFastlane)
+        : this.encodeRenamed(message, delivery)
+      if (shared.frame === undefined) this.leaveOut(shared)
+      else if (!this.joined) this.keepEarly(shared)
       else this.transport.send(shared.frame, shared, this.lossy(message, delivery))
     }
+  }
+
+  private leaveOut(instead: NoFrame): void {
+    if (instead !== noFrame) throw instead.defect
+  }
+
+  private intercept(broadcast: Message.Broadcast, delivery: PubSub.Delivery): void {
+    this.tell(new Intercepted(broadcast, this.retained(broadcast, delivery)))
+  }
+
+  private keepEarly(shared: SharedFrame): void {
+    if (this.inbox.addInfo(shared.length)) (this.early ??= []).push(shared)
+    else this.overwhelmed()
+  }
+
+  /** The client knows the topic by the name that it has joined, whatever the broadcast calls it. */
+  private encodeRenamed(broadcast: Message.Broadcast, delivery: PubSub.Delivery): SharedFrame | NoFrame {
+    const frames = delivery.memo(renamed, broadcast, noFrames)
+    let ofFormat = frames.get(this.serializer)
+    if (ofFormat === undefined) frames.set(this.serializer, ofFormat = new Map())
+    const known = ofFormat.get(this.topic)
+    if (known !== undefined) return known
+    const shared = encodeFastlane(this.serializer, { ...broadcast, topic: this.topic })
+    ofFormat.set(this.topic, shared)
+    return shared
   }
 
   /** How an event may get lost for a client that is behind; undefined for most, which must not. */
   private lossy(message: Named, delivery?: PubSub.Delivery): Lossy | undefined {
     const { contract } = this.settings
     if (contract.lossy === undefined) return undefined
-    const key = delivery === undefined ? lossyKey(contract, message) : delivery.memo(contract, message, lossyKey)
+    const { guard } = this.connection
+    const key = delivery === undefined
+      ? lossyKey(contract, message, guard)
+      : delivery.memo(contract, message, (contract, message) => lossyKey(contract, message, guard))
     return key === undefined || key === "drop" ? key : { key, sender: this.process }
   }
 
@@ -296,7 +386,7 @@ export class ChannelServer extends Served {
       this.assertJoined("broadcast")
       this.meter.broadcasts++
       const broadcast = Message.broadcast(this.topic, event, encodeOutgoing(this.settings.contract, event, payload))
-      return Effect.orDie(this.connection.pubsub.broadcast(this.topic, broadcast, from))
+      return Effect.orDie(this.connection.pubsub.broadcast(this.pubsubTopic, broadcast, from))
     })
   }
 
@@ -314,6 +404,7 @@ export class ChannelServer extends Served {
       return reason._tag !== "Crash" ? Effect.void : Effect.logError("channel stopped", reason.cause).pipe(
         Effect.annotateLogs({
           process: this.process.label,
+          ...this.connection.about,
           topic: brief(this.topic),
           event: brief(this.incoming?.event)
         })
@@ -333,7 +424,10 @@ export class ChannelServer extends Served {
   }
 
   subscribe(topic: string): Effect.Effect<void> {
-    const subscriber: PubSub.Subscriber = { pid: this.pid, deliver: (message) => void this.process.push(message) }
+    const subscriber: PubSub.Subscriber = {
+      pid: this.pid,
+      deliver: (message, delivery) => this.inform(message, delivery)
+    }
     return Effect.asVoid(this.connection.pubsub.subscribe(topic, subscriber))
   }
 
@@ -373,19 +467,4 @@ export class ChannelServer extends Served {
       message: `cannot ${action} before the join is done: send a message to the channel itself and do it in handleInfo`
     })
   }
-}
-
-/** Mostly done at once, without a fiber. */
-const join = (self: ChannelServer, payload: unknown): Effect.Effect<Handlers, unknown> => {
-  const { contract, join } = self.settings
-  const decoded = contract.join?.decode(payload) ?? Exit.succeed(payload)
-  if (decoded._tag === "Failure") return Exit.fail(refusal(decoded.cause))
-  const joined = Effect.catchEager(join(self, decoded.value), (error) => {
-    if (contract.join !== undefined) return Effect.fail(orThrow(contract.join.encodeError(error)))
-    return error instanceof Error ? Effect.die(error) : Effect.fail(error)
-  })
-  return Effect.flatMapEager(
-    joined,
-    (handlers) => Effect.mapEager(self.connection.pubsub.subscribeUnsafe(self.topic, self), () => handlers ?? {})
-  )
 }

@@ -1,4 +1,6 @@
 import { Cause, Data, Exit, Schema, SchemaIssue } from "effect"
+import { disown } from "./eager.ts"
+import { callable, object, OptionError, text } from "./options.ts"
 
 /** A schema that needs no services: what a client sends must be judged at once. */
 export type PureSchema = Schema.Constraint & { readonly DecodingServices: never; readonly EncodingServices: never }
@@ -15,6 +17,7 @@ export interface Schemas {
   readonly outgoing?: Readonly<Record<string, PureSchema>> | undefined
   readonly intercept?: ReadonlyArray<string> | undefined
   readonly lossy?: Readonly<Record<string, "drop" | ((payload: unknown) => string)>> | undefined
+  readonly pubsubTopic?: ((topic: string) => string) | undefined
 }
 
 /** The payload of a binary frame; the only schema whose value does not travel as JSON. */
@@ -38,6 +41,17 @@ export interface Compiled {
   /** Undefined where nothing is intercepted. */
   readonly intercept: ReadonlySet<string> | undefined
   readonly lossy: ReadonlyMap<string, "drop" | ((payload: unknown) => string)> | undefined
+  /** Undefined where it is the topic of the wire. */
+  readonly pubsubTopic: ((topic: string) => string) | undefined
+}
+
+/** The PubSub topic of a topic that clients join. */
+export const pubsubTopicOf = ({ pubsubTopic }: Compiled, topic: string): string =>
+  pubsubTopic === undefined ? topic : nameOf(pubsubTopic(topic))
+
+const nameOf = (result: unknown): string => {
+  disown(result)
+  return text("pubsubTopic: its result", result)
 }
 
 /** What the protocol itself says about a channel; sent by anybody else it would end or rejoin the channels of others. */
@@ -64,7 +78,20 @@ const compileEvent = (event: EventSchemas): CompiledEvent => ({
   replies: event.success !== undefined || event.error !== undefined
 })
 
+/** Checks what a contract is made of; the schemas themselves are checked by the compiler. */
+const check = (schemas: Schemas): void => {
+  object("the contract of a channel", schemas)
+  const { incoming, intercept, join, lossy, outgoing } = schemas
+  for (const [name, value] of Object.entries({ incoming, join, lossy, outgoing })) {
+    if (value !== undefined) object(name, value)
+  }
+  if (intercept !== undefined && !(Array.isArray(intercept) && intercept.every((event) => typeof event === "string"))) {
+    throw new OptionError("intercept", intercept, "a list of names of events")
+  }
+}
+
 export const compile = (schemas: Schemas): Compiled => {
+  check(schemas)
   for (const event of Object.keys(schemas.outgoing ?? {})) {
     if (reserved.has(event)) throw new RangeError(`${event} is an event of the protocol, no channel can send it`)
   }
@@ -77,12 +104,19 @@ export const compile = (schemas: Schemas): Compiled => {
   }
   assertOutgoing("intercepted", schemas.intercept ?? [])
   assertOutgoing("lossy", Object.keys(schemas.lossy ?? {}))
+  for (const [event, key] of Object.entries(schemas.lossy ?? {})) {
+    if (key !== "drop" && typeof key !== "function") {
+      throw new OptionError(`lossy: ${event}`, key, `"drop", or a function that names what an event is about`)
+    }
+  }
+  if (schemas.pubsubTopic !== undefined) callable("pubsubTopic", schemas.pubsubTopic)
   return {
     join: schemas.join && compileEvent(schemas.join),
     incoming: mapValues(schemas.incoming, compileEvent),
     outgoing: mapValues(schemas.outgoing, (schema) => ({ encode: encoder(schema), decode: decoder(schema) })),
     intercept: schemas.intercept && new Set(schemas.intercept),
-    lossy: schemas.lossy && new Map(Object.entries(schemas.lossy))
+    lossy: schemas.lossy && new Map(Object.entries(schemas.lossy)),
+    pubsubTopic: schemas.pubsubTopic
   }
 }
 

@@ -1,7 +1,7 @@
 import { type Context, Effect, Exit, Result } from "effect"
 import type * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
-import { ConnectionEnded, Incoming, JoinRequest } from "./channelMessage.ts"
+import type { JoinRequest } from "./channelMessage.ts"
 import { onlyFailure } from "./contract.ts"
 import type * as process from "./process.ts"
 import { type Definition, type Place, Served, type Settings as ServedSettings } from "./served.ts"
@@ -24,6 +24,7 @@ export const define = (pattern: string, context: Context.Context<never>, setting
   const definition: Definition = {
     pattern,
     context,
+    pubsubTopicOf: (topic) => topic,
     open: (place, message, topic) => new CustomServer(definition, settings, place, message, topic)
   }
   return definition
@@ -40,31 +41,14 @@ export class CustomServer extends Served {
     this.settings = settings
   }
 
-  handle(message: unknown): Effect.Effect<unknown, unknown> {
-    if (message instanceof Incoming) return this.handleIncoming(message.message)
-    if (message instanceof JoinRequest) {
-      return this.traced("channels.join", undefined, () => this.settings.init(this, message.payload))
-    }
-    if (message instanceof ConnectionEnded) {
-      this.process.stop(message.reason)
-      return Effect.void
-    }
-    return this.handlers.handleInfo?.(message) ?? Effect.void
+  protected onJoin(payload: unknown): Effect.Effect<unknown, unknown> {
+    return this.settings.init(this, payload)
   }
 
-  private handleIncoming(message: Message.Inbound): Effect.Effect<unknown, unknown> {
-    this.startedAt = this.process.system.nanos
-    return this.traced("channels.handle_in", message.event, () => this.handlers.handleIn(message))
-  }
-
-  complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
-    if (message instanceof Incoming) {
-      this.meter.handleInDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
-    }
-    if (!(message instanceof JoinRequest)) return exit
+  protected onJoined(request: JoinRequest, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
     if (exit._tag === "Success") {
       this.handlers = exit.value as Handlers
-      this.accept(message, this.handlers.reply ?? {})
+      this.accept(request, this.handlers.reply ?? {})
       if (this.closing) this.tellClosing()
       return exit
     }
@@ -72,8 +56,22 @@ export class CustomServer extends Served {
     if (failure === undefined) return exit
     // An error of the application, a database's say, is nothing to tell a client.
     if (failure.error instanceof Error) return Exit.die(failure.error)
-    this.refuse(message, exit)
+    this.refuse(request, exit)
     return Exit.void
+  }
+
+  protected onMessage(message: Message.Inbound): Effect.Effect<unknown, unknown> {
+    this.startedAt = this.process.system.nanos
+    return this.traced("channels.handle_in", message.event, () => this.handlers.handleIn(message))
+  }
+
+  protected onHandled(_message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    this.meter.handleInDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
+    return exit
+  }
+
+  protected onInfo(message: unknown): Effect.Effect<unknown, unknown> {
+    return this.handlers.handleInfo === undefined ? Effect.void : this.handlers.handleInfo(message)
   }
 
   protected isAnswer(): boolean {
@@ -81,7 +79,7 @@ export class CustomServer extends Served {
   }
 
   terminate(reason: process.ExitReason): Effect.Effect<unknown, unknown> {
-    return this.handlers.terminate?.(reason) ?? Effect.void
+    return this.handlers.terminate === undefined ? Effect.void : this.handlers.terminate(reason)
   }
 
   // --- what user code is given --------------------------------------------------------------------------------------

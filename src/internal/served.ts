@@ -3,20 +3,30 @@ import type * as Message from "../Message.ts"
 import * as Process from "../Process.ts"
 import type * as PubSub from "../PubSub.ts"
 import { FilterParameters } from "../Telemetry.ts"
-import { about, ConnectionEnded, Incoming, JoinRequest } from "./channelMessage.ts"
+import { about, ConnectionEnded, Incoming, Info, Intercepted, JoinRequest } from "./channelMessage.ts"
 import { onlyFailure } from "./contract.ts"
+import { effectOf } from "./eager.ts"
 import { filterParameters, formatDuration } from "./filterParameters.ts"
+import type { Guard } from "./guard.ts"
+import { Inbox, type Limits } from "./inbox.ts"
+import { roughSize } from "./measure.ts"
 import type { ChannelMeter } from "./meter.ts"
 import * as process from "./process.ts"
 import { Answer, type Outlet } from "./reply.ts"
 import { isLogged, type Level, report } from "./report.ts"
+import { type Holder, Retained, type RetainedBytes, type Told } from "./retained.ts"
 import { inSpan } from "./tracing.ts"
-import { brief } from "./untrusted.ts"
+import { brief, Named } from "./untrusted.ts"
 
 /** What a channel needs of the connection it belongs to. */
 export interface Connection extends Outlet {
   readonly pid: Process.Pid<unknown>
   readonly id: string | undefined
+  /** Whose connection it is, for the log. */
+  readonly about: Readonly<Record<string, unknown>>
+  readonly guard: Guard
+  /** Logs a warning, and not again for each message; the kind comes from code, not from clients. */
+  readonly warn: (line: string, kind: string, about: Readonly<Record<string, unknown>>) => void
   readonly pubsub: PubSub.PubSub["Service"]
   /** Whether spans are made, and the one they belong to. */
   readonly traced: boolean
@@ -24,13 +34,22 @@ export interface Connection extends Outlet {
   /** The channel ends as it wants to: the client is told before `terminate` runs. */
   readonly channelClosing: (channel: Served) => void
   readonly channelEnded: (channel: Served) => void
-  /** Nothing more is read from the client, until every channel that has asked for it lets it go on. */
-  readonly suspend: () => void
-  readonly resume: () => void
-  /** A message that was dropped, because newer ones have filled the mailbox. */
+  /** A message of so many bytes does not wait any more, because it is in hand, or gone. */
+  readonly left: (bytes: number) => void
+  /** A message of so many bytes is handled, or gone. */
+  readonly release: (bytes: number) => void
+  /** The channel takes no more. True where its connection waits for it with what the client has sent. */
+  readonly full: (channel: Served) => boolean
+  /** The channel that was full takes messages again. */
+  readonly relieved: (channel: Served) => void
+  /** A message that is not handled, because too many wait. */
   readonly denied: (message: Message.Inbound) => void
   /** The client sends more than the channel can take, and is to go. */
   readonly overrun: (channel: Served) => void
+  /** Others send the channel more than it can take, or all channels together: it is about to crash. */
+  readonly overwhelmed: (channel: Served, together: boolean) => void
+  /** Messages that wait for all channels of the mount. */
+  readonly retained: RetainedBytes
 }
 
 /** Where a channel is started: its connection, its node, and what it is given of both. */
@@ -46,13 +65,9 @@ export interface Place {
 export interface Definition {
   readonly pattern: string
   readonly context: Context.Context<never>
+  /** The topic of the PubSub on which a topic that clients join lives. */
+  readonly pubsubTopicOf: (topic: string) => string
   readonly open: (place: Place, message: Message.Inbound, topic: string) => Served
-}
-
-/** See `Channel.MailboxOptions`. */
-export interface Mailbox {
-  readonly capacity: number
-  readonly whenFull: "suspend" | "dropOldest" | "disconnect"
 }
 
 /** What ends something is never dropped. */
@@ -60,26 +75,33 @@ const isLeave = (message: Message.Inbound): boolean => message.event === "phx_le
 
 const mayBeDropped = (message: unknown): boolean => message instanceof Incoming && !isLeave(message.message)
 
+/** Counting any further would cost time, and `maxInfos` is a limit as well. */
+const maxSize = 16_000_000
+const retain = (_: object, message: unknown): Retained => new Retained(roughSize(message, maxSize))
+/** Nobody counts it. */
+const uncounted = new Retained(0)
+
 /** What the Layer of a channel says about each of its processes. */
 export interface Settings {
   readonly processOptions: process.Options
-  readonly mailbox: Mailbox
+  readonly mailbox: Limits
   readonly logJoin: Level
 }
 
-/** The process of a channel, whatever it does: how it joins, how it is counted, and how it ends. */
-export abstract class Served implements process.Behaviour, process.Subject {
+/**
+ * The process of a channel, whatever it does: how it joins, what waits for it, how it is counted, and how it ends. It takes
+ * all messages of this library out of the mailbox, and calls a method for each kind.
+ */
+export abstract class Served extends Inbox implements process.Behaviour, process.Subject, Holder {
   readonly definition: Definition
   readonly connection: Connection
   readonly topic: string
   readonly joinRef: Message.Ref
+  /** That of a join_ref that is no text or number, to compare it by. */
+  readonly joinRefKey: string | undefined
   readonly process: process.Process
   joined = false
   private refused = false
-  /** How many messages of the client are in the mailbox. */
-  private waiting = 0
-  /** The mailbox is full of them: the connection waits for it. */
-  private suspending = false
   protected readonly meter: ChannelMeter
   /** When the message in hand, or the join, was begun: nanoseconds. */
   protected startedAt = 0
@@ -89,16 +111,18 @@ export abstract class Served implements process.Behaviour, process.Subject {
 
   constructor(
     definition: Definition,
-    { processOptions }: Settings,
+    { mailbox, processOptions }: Settings,
     { connection, context, meter, parent, system }: Place,
     message: Message.Inbound,
     topic: string
   ) {
+    super(mailbox)
     this.definition = definition
     this.connection = connection
     this.meter = meter
     this.topic = topic
     this.joinRef = message.joinRef
+    this.joinRefKey = typeof message.joinRef === "object" ? JSON.stringify(message.joinRef) : undefined
     this.process = new process.Process(system, parent, context, this, processOptions)
   }
 
@@ -106,11 +130,22 @@ export abstract class Served implements process.Behaviour, process.Subject {
     return `channel ${brief(this.topic)}`
   }
 
-  annotate(message: unknown): Record<string, unknown> {
-    return { topic: brief(this.topic), ...about(message) }
+  get former(): process.Subject {
+    return new Named("channel", this.topic)
   }
 
-  abstract handle(message: unknown): Effect.Effect<unknown, unknown>
+  get about(): Readonly<Record<string, unknown>> {
+    return { ...this.connection.about, topic: brief(this.topic) }
+  }
+
+  annotate(message: unknown): Record<string, unknown> {
+    return about(message)
+  }
+
+  /** The inbox is the channel itself, because another object would make each channel larger. */
+  get inbox(): Inbox {
+    return this
+  }
 
   get pid(): Process.Pid<unknown> {
     return Process.toPid(this.process)
@@ -120,9 +155,14 @@ export abstract class Served implements process.Behaviour, process.Subject {
     return this.connection.id
   }
 
-  /** Has the process join; `done` is called before anything else of the channel can reach the client. */
-  start(payload: unknown, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
+  /**
+   * Has the process join; `done` is called before anything else of the channel can reach the client.
+   *
+   * @param bytes - the size of the message, which the connection has admitted
+   */
+  start(payload: unknown, bytes: number, done: (exit: Exit.Exit<unknown, unknown>) => void): void {
     this.joinDone = done
+    this.inbox.inHand = bytes
     this.startedAt = this.process.system.nanos
     this.process.begin(this)
     this.process.push(new JoinRequest(payload))
@@ -148,40 +188,179 @@ export abstract class Served implements process.Behaviour, process.Subject {
     this.process.stop(process.shutdown())
   }
 
-  /** A message of the client. */
-  receive(message: Message.Inbound): void {
+  // --- what comes in ------------------------------------------------------------------------------------------------
+
+  /**
+   * A message of the client, which the connection has admitted. False where there is no room and the connection is to hold
+   * it back.
+   */
+  receive(message: Message.Inbound, bytes: number): boolean {
+    if (isLeave(message) || !this.inbox.fits(bytes)) return this.receiveOther(message, bytes)
+    this.put(message, bytes)
+    return true
+  }
+
+  /** A leave, or what does not fit. Apart from `receive`, which is compiled into its caller because it is small. */
+  private receiveOther(message: Message.Inbound, bytes: number): boolean {
+    const { connection, inbox } = this
+    if (isLeave(message)) {
+      // The first one that waits ends the channel, if anything does.
+      if (inbox.leaving) this.gone(bytes)
+      else {
+        inbox.leaving = true
+        this.put(message, bytes)
+      }
+      return true
+    }
+    // Messages for a channel that ends are lost, as they are behind a leave.
+    if (this.process.status === "ending" || !this.process.alive) {
+      this.gone(bytes)
+      return true
+    }
+    const { whenFull } = inbox.limits
+    if (whenFull === "disconnect") {
+      this.gone(bytes)
+      connection.overrun(this)
+      return true
+    }
+    if (whenFull === "dropOldest") {
+      this.makeRoom(bytes)
+      this.put(message, bytes)
+      return true
+    }
+    if (connection.full(this)) return false
+    this.gone(bytes)
+    connection.denied(message)
+    return true
+  }
+
+  private put(message: Message.Inbound, bytes: number): void {
     this.meter.messagesIn++
-    const incoming = new Incoming(message)
-    if (this.waiting >= this.settings.mailbox.capacity && !isLeave(message)) this.full(incoming)
-    else this.take(incoming)
+    if (this.process.push(new Incoming(message, bytes))) this.inbox.add(bytes)
+    // It has ended, which the connection does not know yet.
+    else this.gone(bytes)
   }
 
-  private take(incoming: Incoming): void {
-    this.waiting++
-    this.process.push(incoming)
+  private makeRoom(bytes: number): void {
+    while (!this.inbox.fits(bytes)) {
+      const dropped = this.process.dropOldest(mayBeDropped)
+      if (!(dropped instanceof Incoming)) return
+      this.inbox.remove(dropped.bytes)
+      this.gone(dropped.bytes)
+      this.connection.denied(dropped.message)
+    }
   }
 
-  private full(incoming: Incoming): void {
-    const { whenFull } = this.settings.mailbox
-    if (whenFull === "disconnect") return this.connection.overrun(this)
-    const dropped = whenFull === "dropOldest" ? this.process.pushInPlace(incoming, mayBeDropped) : undefined
-    if (dropped instanceof Incoming) return this.connection.denied(dropped.message)
-    this.take(incoming)
-    if (this.suspending || whenFull === "dropOldest") return
-    this.suspending = true
-    this.connection.suspend()
+  /** A message is not kept, or not any more. */
+  private gone(bytes: number): void {
+    this.connection.left(bytes)
+    this.connection.release(bytes)
   }
 
-  /** A message of the client has left the mailbox. */
-  protected taken(): void {
-    this.waiting--
-    if (!this.suspending || this.waiting > this.settings.mailbox.capacity / 2) return
-    this.suspending = false
-    this.connection.resume()
+  /** A message of a topic, for `handleInfo`. */
+  protected inform(message: unknown, delivery: PubSub.Delivery): void {
+    this.tell(new Info(message, this.retained(message, delivery)))
+  }
+
+  /** About what a message takes in memory, counted once for all who get it. */
+  protected retained(message: unknown, delivery: PubSub.Delivery): Retained {
+    if (this.inbox.limits.maxInfoBytes === Infinity) return uncounted
+    return delivery.memo(this.connection.retained, message, retain)
+  }
+
+  /** A message of a broadcast or subscription waits, unless the channel does not keep up. */
+  protected tell(told: Told): void {
+    const { connection: { retained }, inbox } = this
+    const { bytes } = told.retained
+    if (!inbox.addInfo(bytes)) return this.overwhelmed()
+    // It may have ended, or be about to.
+    if (!this.process.push(told)) return inbox.removeInfo(bytes)
+    inbox.hold(told, retained, this)
+    if (retained.used > retained.limit) retained.relieve()
+  }
+
+  giveUp(): void {
+    this.inbox.letGoOfAll(this.connection.retained, this)
+    this.overwhelmed(true)
+  }
+
+  /** It does not keep up with others. To leave anything out would be a lie, so it crashes, and its client joins again. */
+  protected overwhelmed(together = false): void {
+    const { connection, inbox: { limits: { maxInfoBytes, maxInfos } } } = this
+    const limits = together
+      ? `it is the furthest behind, and maxSharedInfoBytes is ${connection.retained.limit}`
+      : `maxInfos is ${maxInfos}, maxInfoBytes ${maxInfoBytes}`
+    const message = `channel ${brief(this.topic)} does not keep up: ${limits}`
+    connection.overwhelmed(this, together)
+    this.process.quit(process.crash(Cause.die(new Error(message))))
+  }
+
+  // --- what is taken out --------------------------------------------------------------------------------------------
+
+  handle(message: unknown): Effect.Effect<unknown, unknown> {
+    if (message instanceof Incoming) {
+      this.taken(message)
+      return this.onMessage(message.message)
+    }
+    if (message instanceof Intercepted) {
+      this.inbox.letGo(message, this.connection.retained, this)
+      return this.onBroadcast(message.broadcast)
+    }
+    if (message instanceof Info) {
+      this.inbox.letGo(message, this.connection.retained, this)
+      return this.onInfo(message.message)
+    }
+    if (message instanceof JoinRequest) {
+      return this.traced("channels.join", undefined, () => this.onJoin(message.payload))
+    }
+    if (message instanceof ConnectionEnded) {
+      this.process.stop(message.reason)
+      return Effect.void
+    }
+    return this.onInfo(message)
+  }
+
+  /** A message of the client has left the mailbox, and is in hand. */
+  private taken({ bytes, message }: Incoming): void {
+    const { connection, inbox } = this
+    inbox.remove(bytes)
+    inbox.inHand = bytes
+    if (inbox.leaving && isLeave(message)) inbox.leaving = false
+    connection.left(bytes)
+    if (!inbox.isFull || !inbox.isHalfEmpty) return
+    inbox.isFull = false
+    connection.relieved(this)
+  }
+
+  complete(message: unknown, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> {
+    if (message instanceof Incoming) {
+      this.putDown()
+      return this.onHandled(message.message, exit)
+    }
+    return message instanceof JoinRequest ? this.onJoined(message, exit) : exit
+  }
+
+  private putDown(): void {
+    const { inHand } = this.inbox
+    this.inbox.inHand = 0
+    this.connection.release(inHand)
+  }
+
+  /** The first message: the outcome is what the join has come to. */
+  protected abstract onJoin(payload: unknown): Effect.Effect<unknown, unknown>
+  protected abstract onJoined(request: JoinRequest, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown>
+  /** A message of the client. */
+  protected abstract onMessage(message: Message.Inbound): Effect.Effect<unknown, unknown>
+  protected abstract onHandled(message: Message.Inbound, exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown>
+  /** Handles a message that anybody but the client has sent. */
+  protected abstract onInfo(message: unknown): Effect.Effect<unknown, unknown>
+  /** A broadcast of an intercepted event. */
+  protected onBroadcast(broadcast: Message.Broadcast): Effect.Effect<unknown, unknown> {
+    return this.onInfo(broadcast)
   }
 
   handleDown(down: process.Down): Effect.Effect<unknown, unknown> {
-    return this.handlers.handleDown?.(down) ?? this.handle(down)
+    return this.handlers.handleDown === undefined ? this.onInfo(down) : this.handlers.handleDown(down)
   }
 
   /** Only a channel that handles exits traps them. */
@@ -209,13 +388,20 @@ export abstract class Served implements process.Behaviour, process.Subject {
       this.meter.joinDuration.observe((this.process.system.nanos - this.startedAt) / 1e6)
       this.answerJoin(reason._tag === "Crash" ? Exit.failCause(reason.cause) : Exit.interrupt())
     }
-    if (this.suspending) this.connection.resume()
+    this.gone(this.inbox.bytes)
+    this.inbox.letGoOfAll(this.connection.retained, this)
+    this.putDown()
+    if (this.inbox.isFull) {
+      this.inbox.isFull = false
+      this.connection.relieved(this)
+    }
     this.connection.channelEnded(this)
   }
 
   private answerJoin(exit: Exit.Exit<unknown, unknown>): void {
     const done = this.joinDone
     this.joinDone = undefined
+    this.putDown()
     done?.(exit)
   }
 
@@ -256,7 +442,7 @@ export abstract class Served implements process.Behaviour, process.Subject {
         }
       },
       (exit) => this.resultOf(name, exit),
-      () => Effect.suspend(effect)
+      () => Effect.suspend(() => effectOf(effect()))
     )
   }
 
