@@ -216,7 +216,9 @@ export class Outgoing implements Turn {
  */
 export class Outbox<P extends Post> {
   protected readonly port: P
-  protected readonly socket: Socket
+  readonly socket: Socket
+  /** The length of the frames that wait for their turn: characters of texts, and bytes. */
+  protected queued = 0
   /** Where its frames are among what is {@link Outgoing}; negative while there are none. */
   private place = -1
 
@@ -227,9 +229,10 @@ export class Outbox<P extends Post> {
 
   protected post(item: Item): void {
     const { outgoing } = this.port
+    this.queued += item.length
     if (this.place < 0) this.place = outgoing.add(this, item)
-    // More would be no bargain, and what waits here is not seen by who looks at the socket.
-    else if (outgoing.append(this.place, item) >= maxItems) this.flush()
+    // More would be no bargain, and it is the socket that counts bytes exactly.
+    else if (outgoing.append(this.place, item) >= maxItems || this.queued > copyLimit) this.flush()
   }
 
   /** Sends what there is, out of turn. */
@@ -241,6 +244,7 @@ export class Outbox<P extends Post> {
   /** Sends all that waits; returns how many frames that was. */
   sendAll(waiting: Waiting): number {
     this.place = -1
+    this.queued = 0
     if (!this.socket.writable) return 0
     const { meter, outgoing } = this.port
     if (!Array.isArray(waiting)) {

@@ -1,10 +1,12 @@
 import { Effect, Semaphore } from "effect"
 import type { Frame } from "../Serializer.ts"
+import { type Rate, TokenBucket } from "./limits.ts"
 import type { TransportMeter } from "./meter.ts"
 import { behind, type Lossy, type SharedFrame } from "./outbox.ts"
 import * as process from "./process.ts"
 import type { Runtime, SocketServer, Transport } from "./socket.ts"
 import type { Timer, Timers } from "./timers.ts"
+import { brief } from "./untrusted.ts"
 
 /** What a poll comes back with: frames, none within the window, or that the session is no more. */
 export interface Polled {
@@ -28,6 +30,8 @@ export interface Limits {
   readonly window: number
   /** How many bytes may wait for a poll. */
   readonly maxBuffer: number
+  /** Limits the bytes that may be posted. */
+  readonly byteRate: Rate | undefined
 }
 
 const accepted: Published = 200
@@ -35,26 +39,17 @@ const accepted: Published = 200
 /** How many posts are kept while they wait for the ones before; more are answered 408. */
 const maxPosts = 8
 
+/** Within the time without a poll that a session may have, so many timers show how long this node was absent. */
+const looks = 4
+
 interface Poller {
   wake: (() => void) | undefined
 }
 
-/** Tells when it is reached in a mailbox: what came before has been handled. */
-class Marker extends process.Signal {
-  private readonly reached: () => void
-  constructor(reached: () => void) {
-    super()
-    this.reached = reached
-  }
-  handle(): Effect.Effect<void> {
-    this.reached()
-    return Effect.void
-  }
-}
-
 /**
- * The wire under a socket that is polled: keeps frames until a poll takes them, and passes on what is posted. It is over
- * when its socket is, and ends that when nobody has polled for one and a half windows.
+ * The wire under a socket that is polled: keeps frames until a poll takes them, and passes on what is posted. It ends its
+ * socket when nobody has polled for one and a half windows. When the socket has ended, what it was sent before is kept for one
+ * more poll, for a window at most.
  */
 export class PollSession implements Transport, PollPeer {
   readonly name = "longpoll"
@@ -71,8 +66,10 @@ export class PollSession implements Transport, PollPeer {
   private readonly latest = new Map<string, { readonly index: number; readonly bytes: number }>()
   private bytes = 0
   private poller: Poller | undefined
-  /** When a poll has last come, or gone. */
+  /** When a poll has last come, or gone, in the time that this node was awake. */
   private lastPoll: number
+  /** Bytes of posts; there once there was one. */
+  private posted: TokenBucket | undefined
   private watch: Timer | undefined
   /** The socket is at work on a frame. */
   private busy = false
@@ -81,6 +78,8 @@ export class PollSession implements Transport, PollPeer {
   private settle: ((status: Published) => void) | undefined
   /** What posts are told, once the socket has ended. */
   private ended: Published | undefined
+  /** Nobody is to get what it was sent. */
+  private isAbandoned = false
 
   constructor(runtime: Runtime, limits: Limits, onEnd: () => void) {
     this.runtime = runtime
@@ -88,7 +87,7 @@ export class PollSession implements Transport, PollPeer {
     this.limits = limits
     this.meter = runtime.meter.transport(this.name)
     this.onEnd = onEnd
-    this.lastPoll = this.timers.now
+    this.lastPoll = this.timers.awake
   }
 
   start(server: SocketServer): void {
@@ -96,16 +95,19 @@ export class PollSession implements Transport, PollPeer {
     if (this.ended === undefined) this.watchPolls()
   }
 
-  /** Ends the socket. */
+  /** Ends the socket of a client that does not come any more, or has missed something: it must connect again. */
   stop(why: string): void {
+    this.isAbandoned = true
     this.server?.closed(process.shutdown(why))
   }
 
-  private watchPolls(): void {
+  private watchPolls(look = 1): void {
     const limit = 1.5 * this.limits.window
-    this.watch = this.timers.after(limit, () => {
-      this.watchPolls()
-      if (this.timers.now - this.lastPoll >= limit) this.stop("inactive")
+    this.watch = this.timers.after(limit / looks, () => {
+      this.watchPolls(look % looks + 1)
+      // While a poll waits, nobody is silent.
+      if (look < looks || this.poller !== undefined || this.timers.awake - this.lastPoll < limit) return
+      this.stop("inactive")
     })
   }
 
@@ -128,8 +130,11 @@ export class PollSession implements Transport, PollPeer {
   private leaveOut(lossy: Lossy, message: string, bytes: number): boolean {
     if (lossy !== "drop") {
       const earlier = this.latest.get(lossy.key)
-      this.latest.set(lossy.key, { index: earlier?.index ?? this.messages.length, bytes })
-      if (earlier === undefined) return false
+      // In the place of a shorter one it may be too much, and waits behind it instead.
+      const fits = earlier === undefined || this.bytes + bytes - earlier.bytes <= this.limits.maxBuffer
+      const index = earlier !== undefined && fits ? earlier.index : this.messages.length
+      this.latest.set(lossy.key, { index, bytes })
+      if (earlier === undefined || !fits) return false
       this.messages[earlier.index] = message
       this.bytes += bytes - earlier.bytes
     }
@@ -139,14 +144,24 @@ export class PollSession implements Transport, PollPeer {
 
   /** The socket may have more to say before it ends: nobody hears it any more. */
   private overflow(): void {
-    const { complaints, name: socket } = this.runtime
     this.meter.slowClients++
-    complaints.say("Warn", "a long-poll client does not fetch its frames: its session ends", {
-      socket,
+    this.meter.limited.backlog++
+    this.complain("a long-poll client does not fetch its frames: its session ends", {
+      waiting: this.bytes,
       maxBuffer: this.limits.maxBuffer
     })
     this.stop("buffer_full")
     this.close(1012)
+  }
+
+  private complain(line: string, about: Readonly<Record<string, unknown>>): void {
+    const id = this.server?.id
+    this.runtime.complaints.say("Warn", line, {
+      socket: this.runtime.name,
+      ...id === undefined ? {} : { id: brief(id) },
+      transport: this.name,
+      ...about
+    })
   }
 
   /** Of two polls at a time the first comes back with nothing. A poll that is interrupted takes no frames with it. */
@@ -154,13 +169,13 @@ export class PollSession implements Transport, PollPeer {
     const poller: Poller = { wake: undefined }
     this.poller?.wake?.()
     this.poller = poller
-    this.lastPoll = this.timers.now
+    this.lastPoll = this.timers.awake
     const ready = this.messages.length > 0 || this.ended !== undefined
     return (ready ? Effect.void : this.wait(poller)).pipe(
       Effect.andThen(Effect.sync(() => this.answer(poller))),
       Effect.ensuring(Effect.sync(() => {
         if (this.poller === poller) this.poller = undefined
-        this.lastPoll = this.timers.now
+        this.lastPoll = this.timers.awake
       }))
     )
   })
@@ -183,10 +198,15 @@ export class PollSession implements Transport, PollPeer {
     if (messages.length === 0) return { status: this.ended === undefined ? 204 : 410, messages }
     this.meter.framesOut += messages.length
     this.meter.bytesOut += this.bytes
+    this.forget()
+    if (this.ended !== undefined) this.leave()
+    return { status: 200, messages }
+  }
+
+  private forget(): void {
     this.messages = []
     this.latest.clear()
     this.bytes = 0
-    return { status: 200, messages }
   }
 
   // --- in -----------------------------------------------------------------------------------------------------------
@@ -197,10 +217,21 @@ export class PollSession implements Transport, PollPeer {
    */
   publish(frames: ReadonlyArray<Frame>): Effect.Effect<Published> {
     return Effect.suspend(() => {
+      if (this.ended !== undefined) return Effect.succeed(410)
+      // Whatever holds up the frames before them, heartbeats are answered.
+      const rest = this.posting === 0 && !this.busy ? frames : frames.filter((frame) => !this.beats(frame))
+      if (rest.length === 0) return Effect.succeed(accepted)
       if (this.crowded) return Effect.succeed(408)
       this.posting++
-      return Effect.ensuring(this.posts.withPermit(this.passAll(frames)), Effect.sync(() => this.posting--))
+      return Effect.ensuring(this.posts.withPermit(this.passAll(rest)), Effect.sync(() => this.posting--))
     })
+  }
+
+  private beats(frame: Frame): boolean {
+    if (this.server?.answers(frame) !== true) return false
+    this.meter.framesIn++
+    this.meter.bytesIn += typeof frame === "string" ? Buffer.byteLength(frame) : frame.length
+    return true
   }
 
   /** As many posts wait as may: a client that posts one after the other has never more than one. */
@@ -209,28 +240,55 @@ export class PollSession implements Transport, PollPeer {
   }
 
   private readonly passAll = Effect.fnUntraced(function*(this: PollSession, frames: ReadonlyArray<Frame>) {
-    for (const frame of frames) {
+    let rest = frames
+    for (let frame = rest[0]; frame !== undefined; frame = rest[0]) {
       // A post before may have given up on one.
       const before = yield* this.handled
       if (before !== 200) return before
+      const wait = this.debt
+      if (wait > 0) yield* this.pay(wait)
+      if (this.ended !== undefined) return this.ended
+      rest = rest.slice(1)
       this.receive(frame)
+      yield* Effect.yieldNow
+      // It is held up: heartbeats behind it are not.
+      if (this.busy) rest = rest.filter((frame) => !this.beats(frame))
       const status = yield* this.handled
       if (status !== 200) return status
     }
     return accepted
   })
 
+  /** Milliseconds until more may be passed on: clients that have posted more bytes than they may have to wait. */
+  private get debt(): number {
+    const { byteRate } = this.limits
+    if (byteRate === undefined) return 0
+    this.posted ??= new TokenBucket(byteRate, this.runtime.system.clock)
+    return this.posted.charge(0)
+  }
+
+  private pay(millis: number): Effect.Effect<void> {
+    this.meter.limited.byte_rate++
+    this.complain("a long-poll client posts more bytes than it may: its posts wait; maxByteRate sets how many", {
+      ...this.limits.byteRate
+    })
+    return Effect.callback((resume) => {
+      const timer = this.timers.after(millis, () => resume(Effect.void))
+      return Effect.sync(() => this.timers.cancel(timer))
+    })
+  }
+
   private receive(frame: Frame): void {
+    const bytes = typeof frame === "string" ? Buffer.byteLength(frame) : frame.length
     this.meter.framesIn++
-    this.meter.bytesIn += typeof frame === "string" ? Buffer.byteLength(frame) : frame.length
+    this.meter.bytesIn += bytes
+    this.posted?.charge(bytes)
     this.busy = true
-    this.server?.receive(frame)
-    this.server?.process.push(
-      new Marker(() => {
-        if (this.paused) this.handledWhilePaused = true
-        else this.done()
-      })
-    )
+    this.server?.receive(frame, bytes)
+    this.server?.afterwards(() => {
+      if (this.paused) this.handledWhilePaused = true
+      else this.done()
+    })
   }
 
   private done(): void {
@@ -270,13 +328,22 @@ export class PollSession implements Transport, PollPeer {
 
   // --- the end ------------------------------------------------------------------------------------------------------
 
-  /** The socket has ended, or is about to: whoever waits is told. */
+  /** The socket has ended, or is about to: whoever waits is told, and what it was sent before is kept for the next poll. */
   close(code: number): void {
     if (this.ended !== undefined) return
-    this.ended = code === 1011 ? 408 : 410
+    this.ended = code === 1011 || code === 1009 ? 408 : 410
     if (this.watch !== undefined) this.timers.cancel(this.watch)
-    this.onEnd()
+    if (this.isAbandoned) this.forget()
+    if (this.messages.length === 0) this.leave()
+    else this.watch = this.timers.after(this.limits.window, () => this.leave())
     this.settle?.(this.ended)
     this.poller?.wake?.()
+  }
+
+  /** Requests do not find it any more. */
+  private leave(): void {
+    if (this.watch !== undefined) this.timers.cancel(this.watch)
+    this.forget()
+    this.onEnd()
   }
 }

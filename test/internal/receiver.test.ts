@@ -4,7 +4,7 @@ import { once } from "node:events"
 import { constants, deflateRawSync } from "node:zlib"
 import * as ws from "ws"
 import { deflateOptions } from "../../src/internal/inflate.ts"
-import { receiveAtOnce } from "../../src/internal/receiver.ts"
+import { type Reader, receiveAtOnce } from "../../src/internal/receiver.ts"
 
 interface Deflate {
   readonly _inflate: unknown
@@ -29,12 +29,27 @@ const { PerMessageDeflate, Receiver } = ws as unknown as {
 
 interface Options {
   readonly atOnce?: boolean
+  /** Parts of the reader, where it is not to inflate whatever comes. */
+  readonly reader?: Partial<Reader>
   readonly maxPayload?: number
   readonly compress?: boolean
 }
 
+/** A reader that may inflate whatever comes. */
+const unlimited = {
+  hasReadFrame: () => {},
+  maxInflated: Infinity,
+  untilInflate: 0,
+  isTurnTaken: false,
+  takeTurn: () => {},
+  hasInflated: () => {},
+  tooLarge: () => {},
+  later: () => assert.fail("there is nothing to wait for"),
+  gone: false
+}
+
 /** What reads the frames of a connection, as a server has it, what has come of them, and what of that at once. */
-const connected = ({ atOnce = true, compress = true, maxPayload = 100_000 }: Options = {}) => {
+const connected = ({ atOnce = true, compress = true, maxPayload = 100_000, reader: own = {} }: Options = {}) => {
   const deflate = new PerMessageDeflate({ ...deflateOptions, isServer: true, maxPayload })
   deflate.accept([{}])
   const extensions = compress ? { "permessage-deflate": deflate } : {}
@@ -45,7 +60,9 @@ const connected = ({ atOnce = true, compress = true, maxPayload = 100_000 }: Opt
     list.push(`${length} ${typeof frame === "string" ? frame : `0x${Buffer.from(frame).toString("hex")}`}`)
   }
   if (atOnce) {
-    const reader = {
+    const reader: Reader = {
+      ...unlimited,
+      ...own,
       received: (frame: string | Uint8Array, length: number) => {
         received(frame, length)
         received(frame, length, early)
@@ -179,7 +196,7 @@ describe("receiving", () => {
       "1 7",
       "close 1000 "
     ])
-    assert.deepStrictEqual(connection.early, ["1 1", "1 3", "1 5", "1 6"])
+    assert.deepStrictEqual(connection.early, ["1 1", "1 3", "1 5", "1 6", "1 7"])
   })
 
   it("is an error for what is too long, cannot be inflated, or is no text", async () => {
@@ -212,8 +229,20 @@ describe("receiving", () => {
 
   it("ends with an error, also where chunks after it have waited for what was inflated before it", async () => {
     const slow = compressed(large)
+    /** A connection whose first compressed message waits until all chunks are there. */
+    const waiting = (options?: Options) => {
+      const connection = connected(options)
+      const { reader } = connection.receiver as unknown as { reader: Reader }
+      const later: Reader["later"] = (_, go) =>
+        void setImmediate(() => {
+          Object.assign(reader, { untilInflate: 0 })
+          go()
+        })
+      Object.assign(reader, { untilInflate: 1, later })
+      return connection
+    }
     assert.deepStrictEqual(
-      await read(connected(), slow, frame(Buffer.of(0xff)), Buffer.of(1, 2, 3)),
+      await read(waiting(), slow, frame(Buffer.of(0xff)), Buffer.of(1, 2, 3)),
       [`${large.length} ${large}`, "Error: Invalid WebSocket frame: invalid UTF-8 sequence"]
     )
     const many = "e".repeat(4465)
@@ -221,7 +250,7 @@ describe("receiving", () => {
     const [first, second] = [frame(many, { fin: false, mask }), frame("e".repeat(65_535), { opcode: 0, mask })]
     assert.deepStrictEqual(
       await read(
-        connected({ maxPayload: 40_000 }),
+        waiting({ maxPayload: 40_000 }),
         slow,
         Buffer.concat([first, second.subarray(0, 4)]),
         second.subarray(4)
@@ -270,7 +299,10 @@ describe("receiving", () => {
       mask: fc.option(mask, { nil: undefined })
     })
     const last = fc.oneof(
-      fc.tuple(fc.uint8Array({ maxLength: 300 }), broken).map(([data, broken]) => frame(data, broken)),
+      fc.tuple(fc.uint8Array({ maxLength: 300 }), broken).map(([data, { fin, ...broken }]) =>
+        // The parts of a compressed message are inflated when they are all there; ws finds out earlier that one is no deflate.
+        frame(data, { ...broken, fin: fin || (broken.rsv & 4) !== 0 })
+      ),
       fc.uint8Array({ maxLength: 20 }).map((data) => Buffer.from(data))
     )
     const stream = fc.record({
@@ -298,10 +330,88 @@ describe("receiving", () => {
     assert.isAbove(early, 100)
   })
 
+  it("is an error where a message is inflated to more than it may, short or not", async () => {
+    for (const [maxInflated, bytes] of [[100, 100], [20_000, 20_000], [20_000, 20_001], [100, 101]] as const) {
+      let told = 0
+      const reader = { maxInflated, tooLarge: () => void told++ }
+      const got = await read(connected({ reader }), compressed("a".repeat(bytes)), compressed("b"))
+      if (bytes <= maxInflated) assert.deepStrictEqual([got.length, told], [2, 0])
+      else assert.deepStrictEqual([got, told], [["RangeError: Max payload size exceeded"], 1])
+    }
+  })
+
+  it("waits with what is compressed, and all that comes behind it, until it may be inflated", async () => {
+    const waits: Array<() => void> = []
+    let untilInflate = 0
+    const inflated: Array<number> = []
+    const reader: Partial<Reader> = {
+      get untilInflate() {
+        return untilInflate
+      },
+      hasInflated: (length) => {
+        inflated.push(length)
+        untilInflate = 5
+      },
+      later: (millis, go) => {
+        assert.strictEqual(millis, 5)
+        waits.push(go)
+      }
+    }
+    // Its getter is not copied.
+    const connection = connected()
+    const { reader: plain } = connection.receiver as unknown as { reader: Reader }
+    Object.defineProperties(plain, Object.getOwnPropertyDescriptors(reader))
+    connection.receiver.write(
+      Buffer.concat([compressed("1"), compressed("2"), frame("3"), compressed(large), frame("5")])
+    )
+    const { got } = connection
+    assert.deepStrictEqual(got, ["1 1"])
+    for (const expected of [["1 2", "1 3"], [`${large.length} ${large}`, "1 5"]]) {
+      assert.lengthOf(waits, 1)
+      got.length = 0
+      untilInflate = 0
+      waits.shift()?.()
+      assert.deepStrictEqual(got, expected)
+    }
+    assert.deepStrictEqual(inflated, [1, 1, large.length])
+    connection.receiver.end()
+    connection.deflate.cleanup()
+  })
+
+  it("is over for what waits to be inflated when nobody is there any more", async () => {
+    const waits: Array<() => void> = []
+    const reader = { untilInflate: 5, gone: true, later: (_: number, go: () => void) => void waits.push(go) }
+    const connection = connected({ reader })
+    const closed = once(connection.receiver, "close").catch(() => {})
+    connection.receiver.write(compressed("1"))
+    connection.receiver.end()
+    waits.shift()?.()
+    await closed
+    assert.deepStrictEqual([connection.got, waits], [["Error: the connection is gone"], []])
+    connection.deflate.cleanup()
+  })
+
+  it("is an error where the parts of a message keep more than they are: what comes between them", async () => {
+    const between = Buffer.concat(Array.from({ length: 500 }, () => frame("x".repeat(125), { opcode: 10 })))
+    for (const rsv of [0, 4]) {
+      const parts = (count: number) => [
+        frame("x", { fin: false, rsv }),
+        ...Array.from({ length: count }, () => Buffer.concat([between, frame("x", { fin: false, opcode: 0 })]))
+      ]
+      // Two messages as large as may be, and a million bytes.
+      const few = Math.floor(1_200_000 / between.length) - 1
+      const errors = (got: ReadonlyArray<string>) => got.filter((line) => !line.startsWith("pong"))
+      assert.deepStrictEqual(errors(await read(connected(), ...parts(few))), [])
+      assert.deepStrictEqual(errors(await read(connected(), ...parts(few + 3))), [
+        "RangeError: Max payload size exceeded"
+      ])
+    }
+  })
+
   it("is left alone where ws is made otherwise", () => {
     for (const connection of [{}, { _receiver: undefined }, { _receiver: { write: () => true } }]) {
       const before = JSON.stringify(connection)
-      receiveAtOnce(connection, { received: () => {} })
+      receiveAtOnce(connection, { ...unlimited, received: () => {} })
       assert.strictEqual(JSON.stringify(connection), before)
       assert.notProperty(connection._receiver ?? {}, "reader")
     }

@@ -24,8 +24,8 @@ const big = "x".repeat(100_000)
 
 describe("a client that does not read", () => {
   over(
-    "is closed with 1013 once more than maxBufferedBytes wait, and nobody else is",
-    { path: "/socket", websocket: { maxBufferedBytes: 1_000_000 } },
+    "is closed with 1013 once more than maxBacklogBytes wait, and nobody else is",
+    { path: "/socket", websocket: { maxBufferedBytes: 1_000_000, maxBacklogBytes: 1_000_000 } },
     async (server) => {
       const [slow, healthy] = await Promise.all([Client.open(url(server.port)), Client.open(url(server.port))])
       await slow.join()
@@ -39,7 +39,7 @@ describe("a client that does not read", () => {
       }
       assert.deepStrictEqual(endings, ["buffer_full"])
       assert.deepStrictEqual(server.errors, [
-        "Warn a client does not read what it is sent: its connection is closed "
+        "Warn a client reads more slowly than it is sent: its connection is closed with 1013; send it less, or raise maxBacklogBytes "
       ])
       // What had been written is not lost, where it reads on after all.
       slow.ws.resume()
