@@ -4,7 +4,7 @@
  * The model is Phoenix.Endpoint (https://hexdocs.pm/phoenix/Phoenix.Endpoint.html).
  */
 import { NodeHttpServer } from "@effect/platform-node"
-import { Config, Context, type Duration, Effect, Layer, Option } from "effect"
+import { Config, Context, type Duration, Effect, Layer, Option, Predicate } from "effect"
 import type { LazyArg } from "effect/Function"
 import {
   HttpMiddleware,
@@ -17,8 +17,12 @@ import {
 import type { Server } from "node:http"
 import * as Admission from "./internal/admission.ts"
 import { CurrentServer, prepare } from "./internal/httpServer.ts"
+import { mountedAt, remember } from "./internal/mountedPaths.ts"
+import { duration, given, object, OptionError, wholeNumber } from "./internal/options.ts"
+import { hostOption } from "./internal/origin.ts"
+import { routeTo } from "./internal/realPath.ts"
 import { Served } from "./internal/served.ts"
-import { SocketServer } from "./internal/socket.ts"
+import { isCloseCode, SocketServer } from "./internal/socket.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
 import * as PubSub from "./PubSub.ts"
@@ -30,7 +34,10 @@ import * as WebSocket from "./transport/WebSocket.ts"
 export interface Options extends Admission.TransportOptions {
   /** Where the socket is: clients connect to `<path>/websocket`. It may hold variables (`/ws/:id`), which become params. */
   readonly path: `/${string}`
-  /** The host name that pages of this application have, for `checkOrigin: true`; default: the one the request asks for. */
+  /**
+   * The host name that pages of this application have, for `checkOrigin: true`. Default: the one the request asks for, which
+   * lets pages pass whose name is made to lead here (DNS rebinding); a warning says so once.
+   */
   readonly host?: string | undefined
   /** Options of the WebSocket transport, or false to do without; default true. */
   readonly websocket?: boolean | WebSocketOptions | undefined
@@ -103,9 +110,11 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
 > =>
   Layer.effectDiscard(
     Effect.gen(function*() {
+      checkOptions(socket.name, options)
       const router = yield* HttpRouter.HttpRouter
-      const acceptor = yield* Socket.acceptor(socket, options.drainer ?? {})
+      const acceptor = yield* Socket.acceptor(socket, given(options.drainer, {}))
       const server = yield* CurrentServer
+      const config = yield* HttpRouter.RouterConfig
       if (server === undefined && Option.isSome(yield* Effect.serviceOption(HttpServer.HttpServer))) {
         const line = "the HTTP server will wait for open connections when it stops: use Endpoint.layer"
         yield* Effect.annotateLogs(Effect.logWarning(line), { socket: socket.name })
@@ -115,19 +124,33 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
       // One that is given as undefined is not given.
       const withShared = <O extends Admission.TransportOptions>(own: O): O => ({
         ...own,
-        checkOrigin: own.checkOrigin ?? options.checkOrigin,
-        connectInfo: own.connectInfo ?? options.connectInfo,
-        connectTimeout: own.connectTimeout ?? options.connectTimeout,
-        maxConnections: own.maxConnections ?? options.maxConnections,
-        maxConnectionsPerAddress: own.maxConnectionsPerAddress ?? options.maxConnectionsPerAddress,
-        session: own.session ?? options.session,
-        transportLog: own.transportLog ?? options.transportLog
+        checkOrigin: given(own.checkOrigin, options.checkOrigin),
+        connectInfo: given(own.connectInfo, options.connectInfo),
+        connectTimeout: given(own.connectTimeout, options.connectTimeout),
+        maxConnections: given(own.maxConnections, options.maxConnections),
+        maxConnectionsPerAddress: given(own.maxConnectionsPerAddress, options.maxConnectionsPerAddress),
+        session: given(own.session, options.session),
+        transportLog: given(own.transportLog, options.transportLog)
       })
-      const below = (path: `/${string}`) => HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput
-      const add = (path: HttpRouter.PathInput, handler: Admission.Route) =>
-        router.add(
-          "*",
-          path,
+      const settingsOf = {
+        websocket: websocket === false ? undefined : withShared<WebSocketOptions>(websocket === true ? {} : websocket),
+        longpoll: longpoll === false ? undefined : withShared<LongPollOptions>(longpoll === true ? {} : longpoll)
+      }
+      const comparesHosts = Object.values(settingsOf).some((settings) =>
+        settings !== undefined && given(settings.checkOrigin, true) === true
+      )
+      if (host === undefined && comparesHosts) {
+        const line =
+          "checkOrigin compares the origin of a page with the Host header of its own request, which DNS rebinding "
+          + "gets past: set host of the mount, or checkOrigin to a list"
+        yield* Effect.annotateLogs(Effect.logWarning(line), { socket: socket.name, path: options.path })
+      }
+      /** Adds a route, and tells its whole path, where that is known. */
+      const add = Effect.fnUntraced(function*(transport: string, path: `/${string}`, handler: Admission.Route) {
+        const below = HttpRouter.prefixPath(path, options.path) as HttpRouter.PathInput
+        const route = routeTo(
+          router,
+          below,
           // One Effect for all requests.
           Effect.contextWith((
             context: Context.Context<HttpServerRequest.HttpServerRequest | HttpRouter.RouteContext>
@@ -139,29 +162,85 @@ export const mount = <Name extends string, Channels extends ReadonlyArray<Socket
           ).pipe(
             // The HTTP log line would come when the connection is closed.
             HttpMiddleware.withLoggerDisabled,
-            Admission.logCrash(socket.name)
+            Admission.logCrash(acceptor.runtime)
           )
         )
-      if (websocket !== false) {
-        const settings = withShared<WebSocketOptions>(websocket === true ? {} : websocket)
-        const { route, take } = yield* WebSocket.make(acceptor, { authToken, host }, settings)
-        const path = below(settings.path ?? WebSocket.defaults.path)
-        yield* add(path, route)
-        if (server !== undefined && settings.middleware !== true) {
-          const config = yield* HttpRouter.RouterConfig
-          yield* Effect.acquireRelease(
-            Effect.sync(() => server.handshakes.add(path, take, config)),
-            (remove) => Effect.sync(remove)
+        const whole = route.path ?? below
+        const place = server ?? router
+        yield* Effect.catchDefect(route.add, (defect) => {
+          if (!Predicate.isError(defect) || !defect.message.includes("already declared")) return Effect.die(defect)
+          const other = mountedAt(place, whole)
+          const there = other === undefined
+            ? "there is another route there"
+            : `the ${other.transport} of the socket ${other.socket} is mounted there`
+          return Effect.die(
+            new OptionError(`socket ${socket.name}: path of ${transport}`, whole, `one of its own, because ${there}`)
           )
+        })
+        yield* Effect.acquireRelease(
+          Effect.sync(() => remember(place, whole, { socket: socket.name, transport })),
+          (forget) => Effect.sync(forget)
+        )
+        return route.path
+      })
+      if (settingsOf.websocket !== undefined) {
+        const settings = settingsOf.websocket
+        const { route, take } = yield* WebSocket.make(acceptor, { authToken, host }, settings)
+        const path = yield* add("websocket", settings.path ?? WebSocket.defaults.path, route)
+        if (server !== undefined) {
+          const direct = settings.middleware !== true && path !== undefined ? take : undefined
+          if (settings.middleware !== true && path === undefined) {
+            const line = "the prefix of the router is not known, so that handshakes pass its middleware"
+            yield* Effect.annotateLogs(Effect.logWarning(line), { socket: socket.name, path: options.path })
+          }
+          if (path !== undefined) {
+            yield* Effect.acquireRelease(
+              Effect.sync(() => server.handshakes.add(path, direct, config)),
+              (remove) => Effect.sync(remove)
+            )
+          }
         }
       }
-      if (longpoll !== false) {
-        const settings = withShared<LongPollOptions>(longpoll === true ? {} : longpoll)
+      if (settingsOf.longpoll !== undefined) {
+        const settings = settingsOf.longpoll
         const handler = yield* LongPoll.make(acceptor, { authToken, host }, settings)
-        yield* add(below(settings.path ?? LongPoll.defaults.path), handler)
+        yield* add("longpoll", settings.path ?? LongPoll.defaults.path, handler)
       }
     })
   )
+
+const isPath = (path: unknown): boolean => typeof path === "string" && path.startsWith("/")
+
+/** Checks the options of a mount that are for more than one transport; each transport checks its own. */
+const checkOptions = (socket: string, options: Options): void => {
+  const owner = `socket ${socket}`
+  const { authToken, host, longpoll, path, websocket } = options
+  const check = (option: string, value: unknown, isAllowed: boolean, allowed: string) => {
+    if (!isAllowed) throw new OptionError(`${owner}: ${option}`, value, allowed)
+  }
+  check("path", path, isPath(path), `a path that begins with a slash, such as "/socket"`)
+  if (host !== undefined) hostOption(`${owner}: host`, host)
+  check("authToken", authToken, authToken === undefined || typeof authToken === "boolean", "true or false")
+  for (const [name, transport] of Object.entries({ websocket, longpoll })) {
+    const isOptions = Predicate.isObject(transport) && !Array.isArray(transport)
+    const isGiven = transport !== undefined
+    check(
+      name,
+      transport,
+      !isGiven || typeof transport === "boolean" || isOptions,
+      "true, false, or an object of options"
+    )
+    if (!isOptions) continue
+    const { path } = transport as { readonly path?: unknown }
+    check(
+      `${name}: path`,
+      path,
+      path === undefined || isPath(path),
+      `a path that begins with a slash, such as "/${name}"`
+    )
+  }
+  Admission.checkOptions(owner, options)
+}
 
 /**
  * Where a server listens, and how it closes: as `NodeHttpServer.layer` has it. `gracefulShutdownTimeout` is how long HTTP
@@ -182,8 +261,12 @@ export type ServerServices = Layer.Success<ReturnType<typeof NodeHttpServer.laye
  *   {@link WebSocketOptions} has a mount go through the router all the same.
  * - When the server is told to close, sockets are closed with 1012 at once, so that only HTTP requests use the time that
  *   the server grants to what is under way.
- * - Connections that have not made a request by then are cut; Node would wait for them without end.
- * - So are those of handshakes that were refused; bytes that nobody reads would keep them open.
+ * - Connections that have not made a request by then are cut, also those that have not finished the handshake of TLS; Node
+ *   would wait for them without end. So is a request of which nothing has come for a second, and that is not complete.
+ * - Connections of handshakes that are refused are closed after 5 seconds at the latest; Node would leave them to clients,
+ *   which may never close their half.
+ * - Upgrades that neither a mount nor a route wants are left to other "upgrade" listeners of the server, such as those of a
+ *   dev server; no other upgrades are. They are answered 404 where nobody has answered after 30 seconds.
  * - Frames that come in one packet with the handshake are kept.
  * - Requests that come before the application is there to answer them get 503; Node would never answer.
  *
@@ -201,10 +284,22 @@ export const layer = (
   evaluate: LazyArg<Server>,
   options: ServerOptions
 ): Layer.Layer<ServerServices, HttpServerError.ServeError> =>
-  Layer.suspend(() => {
+  Layer.unwrap(Effect.gen(function*() {
+    const { gracefulShutdownTimeout, port } = object("options of Endpoint.layer", options) as {
+      readonly port?: unknown
+    } & ServerOptions
+    if (port !== undefined) wholeNumber("port", port, { min: 0, max: 65_535 })
+    if (gracefulShutdownTimeout !== undefined) {
+      duration("gracefulShutdownTimeout", gracefulShutdownTimeout, { min: 0, unlimited: true })
+    }
     const server = evaluate()
-    return Layer.merge(NodeHttpServer.layer(() => server, options), Layer.succeed(CurrentServer, prepare(server)))
-  })
+    const prepared = yield* prepare(server)
+    return Layer.mergeAll(
+      Layer.effect(HttpServer.HttpServer, Effect.map(NodeHttpServer.make(() => server, options), prepared.serve)),
+      NodeHttpServer.layerHttpServices,
+      Layer.succeed(CurrentServer, prepared)
+    )
+  }))
 
 /** As {@link layer}, with options that are read from the configuration. */
 export const layerConfig = (
@@ -214,11 +309,12 @@ export const layerConfig = (
   Layer.unwrap(Effect.map(Config.unwrap(options), (options) => layer(evaluate, options)))
 
 /**
- * Whether a load balancer should send new clients to this node. It should not once the node is about to stop, nor while it
- * does not reach the other nodes.
+ * Tells a load balancer if it should send new clients to this node. It should not once the node is about to stop, nor while
+ * messages do not reach the other nodes, or do not come from them.
  *
  * - `layer`: keeps it. Provide it to both of the others, once.
- * - `route`: answers 200 with `ready`, or 503 with `stopping` or `reconnecting`. It belongs into `HttpRouter.serve`.
+ * - `route`: answers 200 with `ready`, or 503 with `stopping`, `reconnecting` or `degraded`. It belongs into
+ *   `HttpRouter.serve`.
  * - `announce`: when its scope closes the node is `stopping`; after `delay`, in which load balancers find that out, the rest
  *   goes on. Put it on top of `HttpRouter.serve`, so that its end comes before the HTTP server's: until then the server takes
  *   connections, and nobody is turned away. Default 5 seconds.
@@ -250,6 +346,7 @@ export class Readiness
   ): Layer.Layer<never, never, HttpRouter.HttpRouter | Readiness | PubSub.PubSub> =>
     HttpRouter.use((router) =>
       Effect.gen(function*() {
+        if (!isPath(path)) throw new OptionError("path of Readiness.route", path, `a path, such as "/ready"`)
         const readiness = yield* Readiness
         const pubsub = yield* PubSub.PubSub
         const answer = Effect.map(pubsub.status, (status) => {
@@ -262,9 +359,10 @@ export class Readiness
 
   static readonly announce = (delay: Duration.Input = "5 seconds"): Layer.Layer<never, never, Readiness> =>
     Layer.effectDiscard(Effect.gen(function*() {
+      const millis = duration("delay of Readiness.announce", delay, { min: 0 })
       const readiness = yield* Readiness
       yield* Effect.addFinalizer(() =>
-        Effect.andThen(Effect.sync(() => void (readiness.isStopping = true)), Effect.sleep(delay))
+        Effect.andThen(Effect.sync(() => void (readiness.isStopping = true)), Effect.sleep(millis))
       )
     }))
 }
@@ -380,11 +478,20 @@ const socketInfo = (behaviour: object): SocketInfo | undefined =>
     : undefined
 
 /**
- * Closes all connections with an id, on every node, with code 1001: log a user out, for example. Clients connect again,
- * and are asked for their token again.
+ * Closes all connections with an id, on every node: log a user out, for example. Clients connect again, and are asked for
+ * their token again.
  *
  * @param id - as given to `Socket.accept`. It is a topic: give it a prefix that no channel serves, or a client that may
  *   broadcast there can disconnect others.
+ * @param options - `code`: the close code of WebSockets, one that RFC 6455 lets a server send (1000 to 1003, 1007 to 1009,
+ *   1011 to 1014) or 3000 to 4999; default 1001. phoenix.js connects again after each but 1000.
  */
-export const disconnect = (id: string): Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub> =>
-  broadcast(id, "disconnect", {})
+export const disconnect = (
+  id: string,
+  options: { readonly code?: number | undefined } = {}
+): Effect.Effect<void, PubSub.BroadcastError, PubSub.PubSub> => {
+  const { code } = options
+  if (code === undefined) return broadcast(id, "disconnect", {})
+  if (isCloseCode(code)) return broadcast(id, "disconnect", { code })
+  throw new OptionError("code", code, "a close code: 1000 to 1003, 1007 to 1009, 1011 to 1014, or 3000 to 4999")
+}

@@ -39,6 +39,7 @@ import * as ErlangTerm from "./internal/erlangTerm.ts"
 import * as KeyGenerator from "./internal/keyGenerator.ts"
 import * as MessageEncryptor from "./internal/messageEncryptor.ts"
 import * as MessageVerifier from "./internal/messageVerifier.ts"
+import { duration, number, oneOf } from "./internal/options.ts"
 import * as TokenPayload from "./internal/tokenPayload.ts"
 
 /**
@@ -107,6 +108,12 @@ export interface VerifyOptions extends KeyOptions {
    * Phoenix: seconds). Zero or less accepts no token, `"Infinity"` accepts every age, even one signed in the future.
    */
   readonly maxAge?: Duration.Input | undefined
+  /**
+   * The lead that the clock of the server that made the token may have over this one's: a token that seems to be made in
+   * the future is accepted, if it is by no more than that. Default 0, as in Phoenix; 1 minute is plenty for servers that keep
+   * their clocks right. A token does not live longer for it than `maxAge` by the clock of its maker.
+   */
+  readonly leeway?: Duration.Input | undefined
 }
 
 /**
@@ -356,7 +363,15 @@ export const layerConfig = (config: Config.Wrap<Options>): Layer.Layer<Token, Co
 const minKeyBaseBytes = 20
 
 const keyBase = ({ secretKeyBase }: Options): Result.Result<Buffer, ConfigProvider.SourceError> => {
-  const bytes = Buffer.from(Redacted.isRedacted(secretKeyBase) ? Redacted.value(secretKeyBase) : secretKeyBase)
+  const secret: unknown = Redacted.isRedacted(secretKeyBase) ? Redacted.value(secretKeyBase) : secretKeyBase
+  if (typeof secret !== "string") {
+    return Result.fail(
+      new ConfigProvider.SourceError({
+        message: `secretKeyBase must be a text, and is ${secret === null ? "null" : typeof secret}`
+      })
+    )
+  }
+  const bytes = Buffer.from(secret)
   if (bytes.length >= minKeyBaseBytes) return Result.succeed(bytes)
   return Result.fail(
     new ConfigProvider.SourceError({
@@ -415,9 +430,16 @@ const fromKeyBase = Effect.fnUntraced(function*(keyBase: Buffer) {
 /** An encrypted session has a second key, a token has none. */
 const noKey = new Uint8Array()
 
+/** An age in milliseconds. None at all, or less than that, makes a token that nobody accepts. */
+const ageOf = (maxAge: Duration.Input): number => duration("maxAge", maxAge, { min: -Infinity, unlimited: true })
+
 const payloadOf = Effect.fnUntraced(function*(data: unknown, options: SignOptions) {
-  const signedAt = options.signedAt === undefined ? yield* Clock.currentTimeMillis : options.signedAt * 1000
-  const maxAge = options.maxAge === undefined ? TokenPayload.defaultMaxAge : Duration.toMillis(options.maxAge)
+  const signedAt = options.signedAt === undefined
+    // oxlint-disable-next-line no-restricted-properties -- no duration: other nodes read it
+    ? yield* Clock.currentTimeMillis
+    : number("signedAt", options.signedAt, { min: 0, unit: "seconds" }) * 1000
+  const maxAge = options.maxAge === undefined ? TokenPayload.defaultMaxAge : ageOf(options.maxAge)
+  if (options.compressed !== undefined) oneOf("compressed", options.compressed, [true, false])
   return yield* Effect.orDie(Effect.fromResult(TokenPayload.encode({ data, signedAt, maxAge }, options)))
 })
 
@@ -426,12 +448,16 @@ const reading = (
   contentOf: (token: string, salt: string, options: KeyOptions) => Uint8Array | undefined
 ): Token["Service"]["verify"] => {
   const dataOf = Effect.fnUntraced(function*(salt: string, token: unknown, options: VerifyOptions = {}) {
+    // A mistake of the program shows with any token.
+    const age = options.maxAge === undefined ? undefined : ageOf(options.maxAge)
+    const leeway = options.leeway === undefined ? 0 : duration("leeway", options.leeway, { min: 0 })
     const content = contentOf(yield* textOf("token", token), salt, options)
     if (content === undefined) return yield* foreign("token")
     const payload = TokenPayload.decode(content)
     if (payload === undefined) return yield* malformed("token")
-    const maxAge = options.maxAge === undefined ? payload.maxAge : Duration.toMillis(options.maxAge)
-    switch (TokenPayload.judge(payload.signedAt, maxAge, yield* Clock.currentTimeMillis)) {
+    const maxAge = age ?? payload.maxAge
+    // oxlint-disable-next-line no-restricted-properties -- the age of a token is told by the clocks of nodes
+    switch (TokenPayload.judge(payload.signedAt, maxAge, yield* Clock.currentTimeMillis, leeway)) {
       case "accepted":
         return payload.data
       case "expired":

@@ -97,7 +97,7 @@ const logged = Effect.fnUntraced(function*(log: "Debug" | false, transportLog: "
   const socketLive = socket.layer(({ params }) =>
     params["user"] === "1" ? Effect.succeed(Socket.accept()) : Effect.fail(Socket.refuse())
   )
-  const mount = Endpoint.mount(socket, { path: "/socket", websocket: { transportLog } })
+  const mount = Endpoint.mount(socket, { path: "/socket", host: "127.0.0.1", websocket: { transportLog } })
   const http = Endpoint.layer(createServer, { port: 0, host: "127.0.0.1" })
   const context = yield* Layer.build(
     HttpRouter.serve(mount, { disableLogger: true, disableListenLog: true }).pipe(

@@ -10,6 +10,10 @@ export const maxEntries = 100
 /** The longest base64 entry, in characters. */
 export const maxBase64 = 10_000_000
 
+/** Returns true for the content type of frames in lines. Media types have parameters, and no case. */
+export const isNdjson = (contentType: string | undefined): boolean =>
+  contentType?.split(";", 1)[0]?.trim().toLowerCase() === "application/x-ndjson"
+
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 
 /** The body as text. */

@@ -5,6 +5,9 @@ const tokenPrefix = "base64url.bearer.phx."
 
 const isToken = (entry: string): boolean => entry.startsWith(tokenPrefix)
 
+/** Returns true if the header holds a token of phoenix.js. */
+export const hasToken = (header: string | undefined): boolean => header?.includes(tokenPrefix) === true
+
 export interface Chosen {
   readonly _tag: "Chosen"
   /** What the client is answered; undefined for nothing. */

@@ -39,16 +39,20 @@ export const decode = (bytes: Uint8Array): Payload | undefined => {
 const toNumber = (value: unknown): number =>
   typeof value === "number" || typeof value === "bigint" ? Number(value) : NaN
 
-/** What an age of `maxAge` milliseconds makes of a token; `malformed` if its times are no numbers. */
+/**
+ * Judges a token by an age of `maxAge` milliseconds, where the clock of its maker may be ahead by `leeway`; `malformed` if
+ * its times are no numbers.
+ */
 export const judge = (
   signedAt: number,
   maxAge: number,
-  now: number
+  now: number,
+  leeway: number
 ): "accepted" | "expired" | "future" | "malformed" => {
   if (maxAge === Infinity) return "accepted"
   if (maxAge <= 0) return "expired"
   const validUntil = signedAt + maxAge
   if (Number.isNaN(validUntil)) return "malformed"
-  if (signedAt > now) return "future"
+  if (signedAt > now + leeway) return "future"
   return validUntil < now ? "expired" : "accepted"
 }

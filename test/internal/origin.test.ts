@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { type CheckOrigin, compileOrigin, type Origin } from "../../src/internal/origin.ts"
+import { OptionError } from "../../src/internal/options.ts"
+import { type CheckOrigin, compileOrigin, hostOption, type Origin } from "../../src/internal/origin.ts"
 
 const request = { host: "example.com", secure: false }
 
@@ -37,6 +38,8 @@ const malformed = [
 const hosts = fc.domain()
 
 const ports = fc.integer({ min: 1, max: 65535 })
+
+const returns = (value: unknown): () => boolean => () => value as boolean
 
 const never = () => assert.fail("the function was asked")
 
@@ -142,9 +145,50 @@ describe("origin", () => {
       ])
     })
 
-    it("knows no other wildcard", () => {
-      refuses(["//*", "//a.*.com", "//*a.com"], ["http://a.b.com", "http://ba.com"])
-      refuses(["//*.*.com"], ["http://a.b.com"])
+    it("knows no other wildcard, and says so at once", () => {
+      for (const entry of ["//*", "//a.*.com", "//*a.com", "//*.*.com", "https://*:443", "chrome-extension://*."]) {
+        assert.throws(() => compileOrigin([entry], undefined), OptionError, JSON.stringify(entry))
+      }
+    })
+
+    it("matches what a browser sends, however the entry is written", () => {
+      const written: ReadonlyArray<readonly [entry: string, origin: string]> = [
+        ["https://example.com/", "https://example.com"],
+        ["https://example.com/app?a=b#c", "https://example.com"],
+        ["https://example.com:443", "https://example.com"],
+        ["http://example.com:80/", "http://example.com"],
+        ["HTTPS://EXAMPLE.COM", "https://example.com"],
+        ["wss://example.com", "https://example.com"],
+        ["ws://example.com:4000/socket", "http://example.com:4000"],
+        ["//b\u00fccher.example", "https://xn--bcher-kva.example"],
+        ["https://B\u00dcCHER.example:8443", "https://xn--bcher-kva.example:8443"],
+        ["//*.b\u00fccher.example", "https://a.xn--bcher-kva.example"],
+        ["//[0:0:0:0:0:0:0:1]:4000", "http://[::1]:4000"],
+        ["//127.1", "http://127.0.0.1"],
+        ["//intern_host", "http://intern_host"],
+        ["capacitor://localhost", "capacitor://localhost"]
+      ]
+      for (const [entry, origin] of written) {
+        allows([entry], [origin])
+        refuses([entry], ["https://example.org", "https://example.com.evil.com"])
+      }
+      allows(true, ["https://xn--bcher-kva.example"], { endpointHost: "b\u00fccher.example" })
+      allows(true, ["https://example.com"], { endpointHost: "EXAMPLE.com" })
+    })
+
+    it("is refused at once with an entry that no browser can send", () => {
+      const bad = ["https://exa mple.com", "//a..%", "https://example.com:0", "https://:443", 7, null, undefined, {}, [
+        []
+      ]]
+      for (const entry of bad) {
+        // Programs in JavaScript give anything.
+        const option = [entry] as ReadonlyArray<string>
+        assert.throws(
+          () => compileOrigin(option, undefined, "socket a: checkOrigin"),
+          OptionError,
+          "socket a: checkOrigin"
+        )
+      }
     })
 
     it("compares hosts and schemes without regard to case", () => {
@@ -228,6 +272,31 @@ describe("origin", () => {
       for (const { raw } of expected) check(raw, request)
       assert.deepStrictEqual(seen, expected)
     })
+  })
+
+  it("is a boolean, conn, a list or a function; a string is told to be a list", () => {
+    const bad = ["https://example.com", "//example.com", "true", "", null, 1, NaN, {}, new Map()]
+    for (const option of bad) {
+      assert.throws(() => compileOrigin(option as CheckOrigin, undefined), OptionError, "checkOrigin must be")
+    }
+    const url = ["https://example.com"][0] as CheckOrigin
+    assert.throws(() => compileOrigin(url, undefined), OptionError, `["https://example.com"]`)
+  })
+
+  it("is not decided by a function that returns anything but a boolean: a promise would let everybody in", () => {
+    for (const returned of [Promise.resolve(false), undefined, null, 1, "yes", []]) {
+      const check = compileOrigin(returns(returned), undefined)
+      assert.throws(() => check("http://a.com", request), TypeError, "checkOrigin")
+    }
+  })
+
+  it("knows the names of hosts", () => {
+    for (const host of ["example.com", "EXAMPLE.com", "::1", "[::1]", "localhost:4000", "b\u00fccher.example"]) {
+      assert.strictEqual(hostOption("host", host), host)
+    }
+    for (const host of ["https://example.com", "example.com/", "*.example.com", "", " a", "a b", "a@b", 1, null, {}]) {
+      assert.throws(() => hostOption("host", host), OptionError, "host must be")
+    }
   })
 
   it("decides on any string, as origin and as request host", () => {

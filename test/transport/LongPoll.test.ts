@@ -170,8 +170,10 @@ describe("a token", () => {
     Effect.gen(function*() {
       const node = yield* start({ window: "30 days" })
       const token = yield* node.start()
-      yield* TestClock.adjust("13 days")
+      // A session that is never used ends soon.
       assert.strictEqual(yield* node.say(token, join()), 200)
+      yield* TestClock.adjust("13 days")
+      assert.strictEqual(yield* node.say(token, echo("2")), 200)
       yield* TestClock.adjust("2 days")
       assert.strictEqual(yield* node.say(token, echo("2")), 410)
       assert.deepInclude(yield* node.get(token), { status: 410 })
@@ -333,12 +335,30 @@ describe("a post", () => {
     Effect.gen(function*() {
       const node = yield* start()
       const token = yield* node.start()
-      const types = ["application/json", "text/plain", "application/x-ndjson; charset=utf-8"]
+      const types = ["application/json", "text/plain", "application/x-ndjsonx; charset=utf-8"]
       for (const [index, type] of types.entries()) {
         const frame = [String(index), String(index), `room:${index}`, "phx_join", {}]
         assert.strictEqual(yield* node.post(token, JSON.stringify(frame, undefined, 1), type), 200, type)
       }
       assert.strictEqual(((yield* node.get(token))["messages"] as ReadonlyArray<unknown>).length, 3)
+    }))
+
+  it.effect("of ndjson is one however the content type is written", () =>
+    Effect.gen(function*() {
+      const types = [
+        "application/x-ndjson; charset=utf-8",
+        "application/x-ndjson;charset=UTF-8",
+        "Application/X-NDJSON",
+        " application/x-ndjson ; q=1",
+        "application/x-ndjson;"
+      ]
+      for (const type of types) {
+        const node = yield* start()
+        const token = yield* node.start()
+        const lines = ["room:1", "room:2"].map((topic) => JSON.stringify([topic, topic, topic, "phx_join", {}]))
+        assert.strictEqual(yield* node.post(token, lines.join("\n"), type), 200, type)
+        assert.strictEqual(((yield* node.get(token))["messages"] as ReadonlyArray<unknown>).length, 2, type)
+      }
     }))
 
   it.effect("is answered 200 when what it says is answered with an error", () =>

@@ -19,7 +19,7 @@ const guarded = Effect.fnUntraced(function*(
   const warnings: Array<string> = []
   const logger = Logger.make(({ logLevel, message }) => void (logLevel === "Warn" && warnings.push(String(message))))
   const UserSocket = Socket.make("user_socket", { channels: [] })
-  const live = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket", ...options }), {
+  const live = HttpRouter.serve(Endpoint.mount(UserSocket, { path: "/socket", host: "127.0.0.1", ...options }), {
     disableLogger: true,
     disableListenLog: true,
     middleware: HttpMiddleware.make(() => Effect.succeed(HttpServerResponse.empty({ status: 418 })))

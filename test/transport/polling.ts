@@ -180,7 +180,7 @@ export const start = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => stop)
   const context = yield* Layer.buildWithScope(Layer.merge(pubsub, Logger.layer([logger])), scope)
   const app = yield* HttpRouter.toHttpEffect(
-    Endpoint.mount(UserSocket, { path: "/socket", websocket: false, longpoll, ...mount }).pipe(
+    Endpoint.mount(UserSocket, { path: "/socket", host: "here", websocket: false, longpoll, ...mount }).pipe(
       Layer.provide([channels(stage), socketLive(stage)])
     )
   ).pipe(Effect.provideContext(context), Effect.provideService(Scope.Scope, scope))

@@ -100,7 +100,10 @@ export const start = Effect.fnUntraced(function*(
     if (logLevel !== "Error" && logLevel !== "Warn") return
     errors.push(`${logLevel} ${String(Array.isArray(message) ? message[0] : message)} ${Cause.pretty(cause)}`)
   })
-  const app = Layer.mergeAll(Hello, ...mounts.map((mount) => Endpoint.mount(UserSocket, mount)))
+  const app = Layer.mergeAll(
+    Hello,
+    ...mounts.map((mount) => Endpoint.mount(UserSocket, { host: "127.0.0.1", ...mount }))
+  )
   const live = HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provide([RoomLive, UserSocketLive]),
     Layer.provideMerge(PubSub.layer),
