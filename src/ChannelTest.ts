@@ -7,7 +7,7 @@
  *
  * The model is Phoenix.ChannelTest (https://hexdocs.pm/phoenix/Phoenix.ChannelTest.html). What differs: the connection is a
  * real one, so limits, duplicate joins and stale refs are too; payloads are what travels, JSON or bytes; a channel that
- * crashes does not end the test (see {@link assertCrashed}), but every assertion that fails says so.
+ * crashes does not end the test, but makes it fail at its end, unless the test expects the crash ({@link assertCrashed}).
  *
  * The examples on this page test this chat:
  *
@@ -86,12 +86,13 @@
  * })
  * ```
  */
-import { Context, type Duration, Effect, Layer, Scheduler, type Scope } from "effect"
+import { Clock, Context, type Duration, Effect, Layer, Scheduler, type Scope } from "effect"
 import * as assertions from "./internal/assertions.ts"
 import { ConnectionEnded } from "./internal/channelMessage.ts"
 import { erase } from "./internal/erase.ts"
 import * as client from "./internal/testClient.ts"
 import * as joining from "./internal/testJoin.ts"
+import * as rest from "./internal/testRest.ts"
 import type * as Wire from "./internal/wire.ts"
 import * as Message from "./Message.ts"
 import * as Process from "./Process.ts"
@@ -119,15 +120,28 @@ import * as Socket from "./Socket.ts"
  *   }).pipe(Effect.provide(TestLive)))
  * ```
  */
-export const layer: Layer.Layer<PubSub.PubSub | Process.System> = PubSub.layer.pipe(
-  Layer.provide(
-    Layer.effect(
-      Scheduler.Scheduler,
-      Effect.map(Scheduler.Scheduler, (scheduler) => new client.TrackingScheduler(scheduler))
+export const layer: Layer.Layer<PubSub.PubSub | Process.System> = Layer.unwrap(
+  Effect.gen(function*() {
+    const outer = yield* Scheduler.Scheduler
+    const scheduler = new client.TrackingScheduler(outer)
+    // Released before the node is, so that what was sent is still handled. Waiting for that is no work of the node.
+    const end = Effect.flatMap(
+      Process.System,
+      (system) =>
+        Effect.addFinalizer((exit) =>
+          exit._tag === "Failure"
+            ? Effect.void
+            : Effect.provideService(rest.closing(system), Scheduler.Scheduler, outer)
+        )
     )
-  ),
-  Layer.fresh
-)
+    return Layer.effectDiscard(end).pipe(
+      Layer.provideMerge(PubSub.layer),
+      Layer.provide(Layer.succeed(Scheduler.Scheduler, scheduler)),
+      // For all that is built on this layer as well, so that it is known who sleeps.
+      Layer.provideMerge(Layer.succeed(Clock.Clock, scheduler.watching(yield* Clock.Clock)))
+    )
+  })
+).pipe(Layer.fresh)
 
 /**
  * An assertion does not hold: always a defect.
@@ -135,9 +149,9 @@ export const layer: Layer.Layer<PubSub.PubSub | Process.System> = PubSub.layer.p
  * Its message says what there is instead, and which channels have crashed why. `expected` and `actual` are what a test
  * runner shows the difference of; `actual` is the message that comes closest, or else all that is there.
  */
-export const AssertionError = assertions.AssertionError
+export const AssertionError = rest.AssertionError
 /** The type of {@link AssertionError}. */
-export type AssertionError = assertions.AssertionError
+export type AssertionError = rest.AssertionError
 
 /**
  * The client could not join.
@@ -178,7 +192,12 @@ export interface PushRef<out Ok = unknown> {
 
 /**
  * What is expected of a payload: a value of which every part must be there (objects may have more keys, arrays not more
- * items), or a function that says whether it will do.
+ * items), or a function that returns whether it will do.
+ *
+ * Values are compared as JSON, which is what travels: an instance of a class, such as a `Date`, is the plain data that it
+ * becomes, and bytes are equal to bytes only. A key that is expected to be `undefined` must be absent. What no payload can
+ * be compared with makes the assertion fail, and a refutation too: `undefined` as a whole, an `Effect`, a promise, a class,
+ * a regular expression, an instance without data, and a function that returns neither true nor false.
  */
 export type Expected<A = unknown> = Wire.Part<A> | ((actual: A) => boolean)
 
@@ -254,8 +273,17 @@ export const connect = <Name extends string, Channels extends ReadonlyArray<Sock
       uri: { scheme: "http", host: "localhost", port: 80, path: "/socket/websocket", query: "", ...info.uri },
       peerData: { address: "127.0.0.1", port: 50_000, sslCert: undefined, ...info.peerData }
     })
-    return new client.TestSocket(acceptor, serializer ?? Serializer.v2, accepted)
+    return yield* alive(acceptor, serializer ?? Serializer.v2, accepted)
   })
+
+/** A client that lives as long as its scope; the test knows by then what has crashed. */
+const alive = (
+  ...args: ConstructorParameters<typeof client.TestSocket>
+): Effect.Effect<TestSocket, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => new client.TestSocket(...args)),
+    (socket, exit) => exit._tag === "Success" ? rest.leaving(socket) : Effect.void
+  )
 
 /**
  * Connects a client without running the socket's `connect`: for tests of channels alone. The layer of the socket is not
@@ -288,7 +316,7 @@ export const socket = <Name extends string, Channels extends ReadonlyArray<Socke
     erase<{ readonly id?: string; readonly assigns: Context.Context<never> }>(options[0] ?? {})
   )
   return Effect.updateContext<TestSocket, never, Socket.Handler<Name> | Services<Channels>, Services<Channels>>(
-    Effect.map(Socket.acceptor(socket), (acceptor) => new client.TestSocket(acceptor, Serializer.v2, accepted)),
+    Effect.flatMap(Socket.acceptor(socket), (acceptor) => alive(acceptor, Serializer.v2, accepted)),
     (context) => Context.add(context, socket.handler, () => Effect.succeed(accepted))
   )
 }
@@ -334,7 +362,7 @@ export const join: {
   ): Effect.Effect<TestChannel<C>, JoinError>
   // What is known of the contract is for the compiler alone.
 } = erase((socket: TestSocket, ...args: joining.Arguments) =>
-  joining.join(new assertions.Site(join), socket, joining.requestOf(args))
+  joining.join(new rest.Site(join), socket, joining.requestOf(args))
 )
 
 /**
@@ -369,7 +397,7 @@ export const subscribeAndJoin: {
   ): Effect.Effect<TestChannel<C>, JoinError, PubSub.PubSub>
   // As with `join`.
 } = erase((socket: TestSocket, ...args: joining.Arguments) =>
-  joining.subscribeAndJoin(new assertions.Site(subscribeAndJoin), socket, joining.requestOf(args))
+  joining.subscribeAndJoin(new rest.Site(subscribeAndJoin), socket, joining.requestOf(args))
 )
 
 // --- messages ---------------------------------------------------------------------------------------------------------
@@ -524,14 +552,14 @@ export const close = (channel: TestChannel, timeout: Duration.Input = "5 seconds
   Effect.gen(function*() {
     const { joinRef, pid, socket } = channel
     const { system } = socket.server.process
-    yield* assertions.settling(system)
+    yield* rest.settling(system)
     socket.closed.add(joinRef)
     Process.fromPid(pid).push(new ConnectionEnded(Process.shutdown("closed")))
     yield* Process.awaitExit(pid).pipe(
       Effect.timeoutOrElse({ duration: timeout, orElse: () => Process.exit(pid, Process.killed) })
     )
     // The connection, too, has to know.
-    yield* assertions.settling(system)
+    yield* rest.settling(system)
     socket.closed.delete(joinRef)
   })
 
@@ -558,11 +586,12 @@ export const close = (channel: TestChannel, timeout: Duration.Input = "5 seconds
 export const drop = (socket: TestSocket): Effect.Effect<void> =>
   Effect.suspend(() => {
     socket.server.closed(Process.shutdown("peer_closed"))
-    return assertions.settling(socket.server.process.system)
+    return rest.settling(socket.server.process.system)
   })
 
 /**
- * Waits until all processes have handled what they were sent; time does not pass.
+ * Waits until all processes have handled what they were sent; time does not pass. A handler that waits for something, such
+ * as the clock or a promise, is left waiting.
  *
  * Assertions do so by themselves: it is for looking at something else, such as what a channel has stored. Phoenix has no
  * counterpart; one sends a call and waits for the reply there.
@@ -583,9 +612,7 @@ export const drop = (socket: TestSocket): Effect.Effect<void> =>
  *   }).pipe(Effect.provide(TestLive)))
  * ```
  */
-export const settle: Effect.Effect<void, never, Process.System> = Process.System.use((system) =>
-  assertions.settling(system)
-)
+export const settle: Effect.Effect<void, never, Process.System> = Process.System.use((system) => rest.settling(system))
 
 // --- assertions -------------------------------------------------------------------------------------------------------
 
@@ -618,16 +645,18 @@ export const settle: Effect.Effect<void, never, Process.System> = Process.System
 export const assertPush = <C, const K extends Wire.OutgoingEvent<C>>(
   channel: TestChannel<C>,
   event: K,
-  expected?: Expected<Wire.OutgoingPayload<C, K>>
+  ...expected: readonly [expected?: Expected<Wire.OutgoingPayload<C, K>>]
 ): Effect.Effect<Wire.OutgoingPayload<C, K>> => {
-  const found = assertions.take(new assertions.Site(assertPush), assertions.pushOf(channel, event, expected))
+  const found = assertions.take(new rest.Site(assertPush), assertions.pushOf(channel, event, ...expected))
   return Effect.map(found, ({ payload }) => payload as Wire.OutgoingPayload<C, K>)
 }
 
 /**
  * Asserts that the client was not sent an event (with such a payload), nor will be before time passes.
  *
- * It is exact and waits for nothing, but promises are not seen. Phoenix: `refute_push/3`.
+ * It is exact, and needs no time where handlers are done at once or sleep on the clock. A handler that waits for something
+ * else, such as a promise, is waited for; one that still does after a second of real time makes this fail, because nobody
+ * can say then what it is going to do. Fibers that a handler has forked are not waited for. Phoenix: `refute_push/3`.
  *
  * @example
  * ```ts file=refutePush.test.ts
@@ -649,9 +678,8 @@ export const assertPush = <C, const K extends Wire.OutgoingEvent<C>>(
 export const refutePush = <C, const K extends Wire.OutgoingEvent<C>>(
   channel: TestChannel<C>,
   event: K,
-  expected?: Expected<Wire.OutgoingPayload<C, K>>
-): Effect.Effect<void> =>
-  assertions.refute(new assertions.Site(refutePush), assertions.pushOf(channel, event, expected))
+  ...expected: readonly [expected?: Expected<Wire.OutgoingPayload<C, K>>]
+): Effect.Effect<void> => assertions.refute(new rest.Site(refutePush), assertions.pushOf(channel, event, ...expected))
 
 /**
  * Asserts that a message was answered with this status. As {@link assertPush} in all else. Phoenix: `assert_reply/4`.
@@ -679,14 +707,15 @@ export const refutePush = <C, const K extends Wire.OutgoingEvent<C>>(
 export const assertReply = <Ok, const S extends string>(
   push: PushRef<Ok>,
   status: S,
-  expected?: Expected<S extends "ok" ? Ok : unknown>
+  ...expected: readonly [expected?: Expected<S extends "ok" ? Ok : unknown>]
 ): Effect.Effect<S extends "ok" ? Ok : unknown> => {
-  const found = assertions.take(new assertions.Site(assertReply), assertions.replyTo(push, status, expected))
+  const found = assertions.take(new rest.Site(assertReply), assertions.replyTo(push, status, ...expected))
   return Effect.map(found, (reply) => assertions.replyOf(reply).payload as S extends "ok" ? Ok : unknown)
 }
 
 /**
- * Asserts that a message was not answered with this status, nor will be before time passes. Phoenix: `refute_reply/4`.
+ * Asserts that a message was not answered with this status, nor will be before time passes. As {@link refutePush} in all
+ * else. Phoenix: `refute_reply/4`.
  *
  * @example
  * ```ts file=refuteReply.test.ts
@@ -709,9 +738,8 @@ export const assertReply = <Ok, const S extends string>(
 export const refuteReply = <Ok, const S extends string>(
   push: PushRef<Ok>,
   status: S,
-  expected?: Expected<S extends "ok" ? Ok : unknown>
-): Effect.Effect<void> =>
-  assertions.refute(new assertions.Site(refuteReply), assertions.replyTo(push, status, expected))
+  ...expected: readonly [expected?: Expected<S extends "ok" ? Ok : unknown>]
+): Effect.Effect<void> => assertions.refute(new rest.Site(refuteReply), assertions.replyTo(push, status, ...expected))
 
 /**
  * Asserts that there was a broadcast on the channel's topic, whoever sent it; after {@link subscribeAndJoin}. As
@@ -741,18 +769,18 @@ export const refuteReply = <Ok, const S extends string>(
 export const assertBroadcast = <C, const K extends Wire.OutgoingEvent<C>>(
   channel: TestChannel<C>,
   event: K,
-  expected?: Expected<Wire.OutgoingPayload<C, K>>
+  ...expected: readonly [expected?: Expected<Wire.OutgoingPayload<C, K>>]
 ): Effect.Effect<Wire.OutgoingPayload<C, K>> => {
-  const site = new assertions.Site(assertBroadcast)
+  const site = new rest.Site(assertBroadcast)
   return assertions.assertSubscribed(site, channel).pipe(
-    Effect.andThen(assertions.take(site, assertions.broadcastOn(channel, event, expected))),
+    Effect.andThen(assertions.take(site, assertions.broadcastOn(channel, event, ...expected))),
     Effect.map(({ payload }) => payload as Wire.OutgoingPayload<C, K>)
   )
 }
 
 /**
  * Asserts that there was no such broadcast on the channel's topic, nor will be before time passes; after
- * {@link subscribeAndJoin}. Phoenix: `refute_broadcast/3`.
+ * {@link subscribeAndJoin}. As {@link refutePush} in all else. Phoenix: `refute_broadcast/3`.
  *
  * @example
  * ```ts file=refuteBroadcast.test.ts
@@ -774,12 +802,12 @@ export const assertBroadcast = <C, const K extends Wire.OutgoingEvent<C>>(
 export const refuteBroadcast = <C, const K extends Wire.OutgoingEvent<C>>(
   channel: TestChannel<C>,
   event: K,
-  expected?: Expected<Wire.OutgoingPayload<C, K>>
+  ...expected: readonly [expected?: Expected<Wire.OutgoingPayload<C, K>>]
 ): Effect.Effect<void> => {
-  const site = new assertions.Site(refuteBroadcast)
+  const site = new rest.Site(refuteBroadcast)
   return Effect.andThen(
     assertions.assertSubscribed(site, channel),
-    assertions.refute(site, assertions.broadcastOn(channel, event, expected))
+    assertions.refute(site, assertions.broadcastOn(channel, event, ...expected))
   )
 }
 
@@ -812,14 +840,16 @@ export const refuteBroadcast = <C, const K extends Wire.OutgoingEvent<C>>(
  */
 export const assertClosed = (channel: TestChannel): Effect.Effect<void> =>
   Effect.asVoid(
-    assertions.take(new assertions.Site(assertClosed), assertions.pushOf(channel, "phx_close", undefined))
+    assertions.take(new rest.Site(assertClosed), assertions.pushOf(channel, "phx_close"))
   )
 
 /**
  * Asserts that the channel told its client that it has ended as it should not: `phx_error`, upon which phoenix.js joins
  * again.
  *
- * Phoenix: `Process.unlink(socket.channel_pid)` and `assert_receive` of the exit; here nothing is linked to the test.
+ * A channel that crashes in `terminate`, of which its client hears nothing, counts too. A crash that no assertion of the
+ * test looks at makes the test fail at its end. Phoenix: `Process.unlink(socket.channel_pid)` and `assert_receive` of the
+ * exit; here nothing is linked to the test.
  *
  * @example
  * ```ts file=assertCrashed.test.ts
@@ -844,9 +874,39 @@ export const assertClosed = (channel: TestChannel): Effect.Effect<void> =>
  */
 export const assertCrashed = (channel: TestChannel): Effect.Effect<Process.ExitReason> =>
   Effect.andThen(
-    assertions.take(new assertions.Site(assertCrashed), assertions.pushOf(channel, "phx_error", undefined)),
+    assertions.takeCrash(new rest.Site(assertCrashed), channel),
     Process.awaitExit(channel.pid)
   )
+
+/**
+ * Lets the channels of a client, and its connection, crash without a word in the test, from now on and before.
+ *
+ * For tests that bring about many crashes and look at something else, such as metrics. Any other crash makes the test fail
+ * when its client goes, unless it was asserted with {@link assertCrashed} (that of a connection with
+ * {@link assertDisconnected} and 1011), returned as a {@link JoinError}, or its `phx_error` was taken from `received`.
+ * Phoenix has no counterpart: there a crash ends the test.
+ *
+ * @example
+ * ```ts file=allowCrashes.test.ts
+ * import { it } from "@effect/vitest"
+ * import { Effect } from "effect"
+ * import { ChannelTest } from "effect-channels"
+ * import { enter, TestLive } from "./chat.ts"
+ *
+ * it.effect("lets others go on, whatever one of them does", () =>
+ *   Effect.gen(function*() {
+ *     const room = yield* enter("ada")
+ *     yield* ChannelTest.allowCrashes(room.socket)
+ *     yield* ChannelTest.push(room, "say", { body: "/crash" })
+ *     const other = yield* enter("grace")
+ *     yield* ChannelTest.assertReply(yield* ChannelTest.push(other, "say", { body: "still here" }), "ok")
+ *   }).pipe(Effect.provide(TestLive)))
+ * ```
+ */
+export const allowCrashes = (socket: TestSocket): Effect.Effect<void> =>
+  Effect.sync(() => {
+    socket.mayCrash = true
+  })
 
 /**
  * Asserts that the server has closed the connection.
@@ -873,12 +933,14 @@ export const assertCrashed = (channel: TestChannel): Effect.Effect<Process.ExitR
  * @param code - the close code of the WebSocket; default 1001, as after `Endpoint.disconnect`
  */
 export const assertDisconnected = (socket: TestSocket, code = 1001): Effect.Effect<void> => {
-  const site = new assertions.Site(assertDisconnected)
+  const site = new rest.Site(assertDisconnected)
   return Effect.gen(function*() {
-    const actual = yield* assertions.eventually(socket, site, () => socket.closeCode)
+    const actual = yield* rest.eventually(socket, site, () => socket.closeCode)
+    // A connection that has crashed is closed with a code of its own.
+    socket.excused.add(socket.server.process)
     if (actual === code) return
     const how = actual === undefined ? "it is open" : `it was closed with ${actual}`
-    return yield* assertions.fail(site, `the connection was not closed with ${code}: ${how}`, code, actual)
+    return yield* rest.fail(site, `the connection was not closed with ${code}: ${how}`, code, actual)
   })
 }
 
@@ -908,17 +970,19 @@ export const assertDisconnected = (socket: TestSocket, code = 1001): Effect.Effe
  */
 export const assertRefused = <A, R>(
   attempt: Effect.Effect<A, Socket.Refused | JoinError, R>,
-  expected?: Expected
+  ...expected: readonly [expected?: Expected]
 ): Effect.Effect<unknown, never, R> => {
-  const site = new assertions.Site(assertRefused)
+  const site = new rest.Site(assertRefused)
   return Effect.matchEffect(attempt, {
-    onSuccess: () => assertions.fail(site, "it was not refused", expected ?? "a refusal", "welcome"),
+    onSuccess: () => rest.fail(site, "it was not refused", expected[0] ?? "a refusal", "welcome"),
     onFailure: (error) => {
       if (error._tag === "JoinError" && error.code === "crashed") return Effect.die(error)
       const actual = error._tag === "JoinError" ? error.response : error.reason
-      return assertions.fits(expected, actual)
-        ? Effect.succeed(actual)
-        : assertions.fail(site, "it was refused, but not like that", expected, actual)
+      return Effect.suspend(() =>
+        assertions.fitsAt(site, expected, actual)
+          ? Effect.succeed(actual)
+          : rest.fail(site, "it was refused, but not like that", expected[0], actual)
+      )
     }
   })
 }

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Fiber, Layer, Logger, Schema } from "effect"
+import { Cause, Context, Effect, Fiber, Layer, Logger, Schema, type Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Channel from "../src/Channel.ts"
 import * as ChannelTest from "../src/ChannelTest.ts"
@@ -33,6 +33,21 @@ const RoomLive = Room.layer((room, payload) => {
           return Effect.promise(() => new Promise((resolve) => setImmediate(() => setImmediate(resolve)))).pipe(
             Effect.as(Channel.ok(payload))
           )
+        case "push after a promise":
+          return Effect.andThen(
+            Effect.promise(() => new Promise<void>((resolve) => setTimeout(resolve, 20))),
+            room.push("pushed", payload)
+          )
+        case "broadcast within time":
+          return Effect.promise(() => new Promise<void>((resolve) => setTimeout(resolve, 20))).pipe(
+            Effect.timeout("1 minute"),
+            Effect.orDie,
+            Effect.andThen(room.broadcast("shout", payload))
+          )
+        case "promise never":
+          return Effect.promise(() => new Promise<void>(() => {}))
+        case "die after a while":
+          return Effect.andThen(Effect.sleep("1 minute"), Effect.die(new Error("boom after a while")))
         case "loop":
           return Effect.asVoid(room.send("loop"))
         case "hang":
@@ -48,7 +63,10 @@ const RoomLive = Room.layer((room, payload) => {
       return message === "joined" ? room.broadcast("joined", {}) : room.push("info", { message })
     },
     handleOut: { masked: (out: unknown) => room.push("masked", { masked: out }) },
-    terminate: (reason: Process.ExitReason) => Effect.sync(() => void ended.push(reason))
+    terminate: (reason: Process.ExitReason) =>
+      room.topic === "room:ends badly"
+        ? Effect.die(new Error("boom at the end"))
+        : Effect.sync(() => void ended.push(reason))
   }
   const waiting = payload === "wait"
     ? Effect.sleep("5 seconds")
@@ -536,6 +554,257 @@ describe("refute", () => {
       yield* Process.exit(channel.pid, Process.killed)
       yield* ChannelTest.assertPush(channel, "phx_error")
     }).pipe(Effect.provide(TestLive)))
+})
+
+describe("refute, while a handler is at work,", () => {
+  it.effect("waits for what comes from a promise", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      for (let n = 0; n < 3; n++) {
+        yield* ChannelTest.push(channel, "push after a promise", { n })
+        const found = yield* failing(ChannelTest.refutePush(channel, "pushed", { n }))
+        assert.include(found.message, "unexpected push of pushed")
+        const ref = yield* ChannelTest.push(channel, "promise", { n })
+        assert.include((yield* failing(ChannelTest.refuteReply(ref, "ok"))).message, "unexpected reply ok")
+        yield* ChannelTest.push(channel, "broadcast within time", { n })
+        assert.include(
+          (yield* failing(ChannelTest.refuteBroadcast(channel, "shout", { n }))).message,
+          "unexpected broadcast of shout"
+        )
+      }
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("holds when what comes is something else", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      yield* ChannelTest.push(channel, "push after a promise", { n: 1 })
+      yield* ChannelTest.refutePush(channel, "pushed", { n: 2 })
+      // It has come by then.
+      assert.deepStrictEqual(channel.socket.received.map(({ event }) => event), ["pushed"])
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("sees what another channel of the node is going to broadcast", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const other = yield* ChannelTest.join(yield* ChannelTest.connect(UserSocket), Room, "room:1")
+      yield* ChannelTest.push(other, "broadcast within time", { n: 1 })
+      yield* failing(ChannelTest.refutePush(channel, "shout"))
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("fails with the name of a channel that does not come to an end, unless it has found something", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const ref = yield* ChannelTest.push(channel, "promise never")
+      const assertions = [
+        ChannelTest.refuteReply(ref, "ok"),
+        ChannelTest.refutePush(channel, "pushed"),
+        ChannelTest.refuteBroadcast(channel, "shout")
+      ]
+      for (const error of yield* Effect.forEach(assertions, failing, { concurrency: "unbounded" })) {
+        assert.include(error.message, "after 1000 ms there are handlers at work")
+        assert.include(error.message, "channel room:1")
+        assert.include(error.stack, "ChannelTest.test.ts")
+      }
+      yield* ChannelTest.broadcastFrom(channel, "shout", {})
+      assert.include((yield* failing(ChannelTest.refutePush(channel, "shout"))).message, "unexpected push")
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("does not wait for one that sleeps on the clock", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const ref = yield* ChannelTest.push(channel, "later", {})
+      const start = performance.now()
+      for (let n = 0; n < 10; n++) yield* ChannelTest.refuteReply(ref, "ok")
+      assert.isBelow(performance.now() - start, 1000)
+      yield* TestClock.adjust("1 minute")
+      yield* failing(ChannelTest.refuteReply(ref, "ok"))
+    }).pipe(Effect.provide(TestLive)))
+})
+
+describe("an expectation", () => {
+  it.effect("that cannot be compared makes assertions and refutations fail, with a word on why", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const ref = yield* ChannelTest.push(channel, "echo", { id: 1 })
+      yield* ChannelTest.push(channel, "push", { id: 1 })
+      yield* ChannelTest.push(channel, "shout", { id: 1 })
+      yield* ChannelTest.assertPush(channel, "shout")
+      const wrong: ReadonlyArray<unknown> = [
+        /1/,
+        { id: Promise.resolve(1) },
+        { id: Effect.succeed(1) },
+        () => undefined
+      ]
+      for (const expected of wrong) {
+        const attempts = [
+          ChannelTest.assertReply(ref, "ok", expected),
+          ChannelTest.refuteReply(ref, "ok", expected),
+          ChannelTest.assertPush(channel, "pushed", expected),
+          ChannelTest.refutePush(channel, "pushed", expected),
+          ChannelTest.assertBroadcast(channel, "shout", expected),
+          ChannelTest.refuteBroadcast(channel, "shout", expected),
+          ChannelTest.assertRefused(ChannelTest.connect(UserSocket, { token: "bad" }), expected)
+        ]
+        for (const attempt of attempts) {
+          const error = yield* failing(Effect.asVoid(attempt))
+          assert.match(error.message, /expectation|must return true or false/)
+          assert.include(error.stack, "ChannelTest.test.ts")
+        }
+      }
+      // Also where there is nothing that it could be compared with.
+      yield* failing(ChannelTest.refutePush(channel, "nothing", /1/))
+    }).pipe(Effect.provide(TestLive)))
+
+  it.effect("that is a variable without a value accepts nothing", () =>
+    Effect.gen(function*() {
+      const channel = yield* joined
+      const settings: { readonly expected?: { readonly n: number } } = {}
+      const { expected } = settings
+      for (let n = 0; n < 2; n++) {
+        yield* ChannelTest.push(channel, "push", { n })
+        const whole = ChannelTest.assertPush(channel, "pushed", expected)
+        assert.include((yield* failing(whole)).message, "the expectation is undefined")
+        assert.include((yield* failing(ChannelTest.refutePush(channel, "pushed", expected))).message, "is undefined")
+        yield* ChannelTest.refutePush(channel, "pushed", { n: expected?.n })
+        yield* ChannelTest.assertPush(channel, "pushed", { n, absent: expected?.n })
+      }
+    }).pipe(Effect.provide(TestLive)))
+})
+
+describe("a crash", () => {
+  /** A test of its own: how it ends. */
+  const outcome = <A, E>(
+    body: Effect.Effect<A, E, Layer.Success<typeof TestLive> | Scope.Scope>
+  ): Effect.Effect<string | undefined> =>
+    body.pipe(
+      Effect.provide(TestLive),
+      Effect.provide(silent),
+      Effect.scoped,
+      Effect.exit,
+      Effect.map((exit) => exit._tag === "Success" ? undefined : Cause.pretty(exit.cause))
+    )
+  type Attempt = Effect.Effect<unknown, unknown, Layer.Success<typeof TestLive> | Scope.Scope>
+  const unnoticed = "the test has ended, and asserts nothing about a crash"
+  const enter = Effect.flatMap(ChannelTest.connect(UserSocket), (socket) => ChannelTest.join(socket, Room, "room:1"))
+
+  it.effect("that nothing in the test looks at makes it fail at its end", () =>
+    Effect.gen(function*() {
+      const tests = {
+        "as the last thing that happens": Effect.flatMap(enter, (room) => ChannelTest.push(room, "die")),
+        "before other assertions, which hold": Effect.gen(function*() {
+          const room = yield* enter
+          const other = yield* ChannelTest.join(room.socket, Room, "room:2")
+          yield* ChannelTest.push(room, "die")
+          yield* ChannelTest.assertReply(yield* ChannelTest.push(other, "echo", 1), "ok", 1)
+          yield* ChannelTest.refutePush(other, "pushed")
+        }),
+        "of one channel, where that of another is expected": Effect.gen(function*() {
+          const room = yield* enter
+          const other = yield* ChannelTest.join(room.socket, Room, "room:2")
+          yield* ChannelTest.push(room, "die")
+          yield* ChannelTest.push(other, "die")
+          yield* ChannelTest.assertCrashed(other)
+        }),
+        "of the second channel of a topic, where that of the first is expected": Effect.gen(function*() {
+          const room = yield* enter
+          yield* ChannelTest.push(room, "die")
+          yield* ChannelTest.assertCrashed(room)
+          yield* ChannelTest.push(yield* ChannelTest.join(room.socket, Room, "room:1"), "die")
+        }),
+        "on the way out, when the client has left": Effect.gen(function*() {
+          const room = yield* ChannelTest.join(yield* ChannelTest.connect(UserSocket), Room, "room:ends badly")
+          yield* ChannelTest.assertReply(yield* ChannelTest.leave(room), "ok")
+          yield* ChannelTest.assertClosed(room)
+        }),
+        "on the way out, at the end of the test": Effect.gen(function*() {
+          yield* ChannelTest.join(yield* ChannelTest.connect(UserSocket), Room, "room:ends badly")
+        }),
+        "of a connection": Effect.map(enter, (room) => room.socket.server.receive("garbage")),
+        "of a connection that is closed with another code than the test expects": Effect.gen(function*() {
+          const { socket } = yield* enter
+          yield* Process.exit(socket.server.pid, Process.crash(Cause.die("boom")))
+        }),
+        "after time has passed": Effect.gen(function*() {
+          yield* ChannelTest.push(yield* enter, "die after a while")
+          yield* TestClock.adjust("1 minute")
+        }),
+        "by a signal from outside": Effect.flatMap(enter, ({ pid }) =>
+          Process.exit(pid, Process.crash(Cause.die("boom")))),
+        "in a part of the test": Effect.scoped(Effect.flatMap(enter, (room) =>
+          ChannelTest.push(room, "die")))
+      }
+      for (const [name, test] of Object.entries<Attempt>(tests)) {
+        const ended = yield* outcome(Effect.asVoid(test))
+        assert.include(ended, unnoticed, name)
+        assert.include(ended, name.startsWith("of a connection") ? "the connection has crashed" : "room:", name)
+      }
+    }))
+
+  it.effect("that is asserted, returned, taken from what the client received or allowed lets it pass", () =>
+    Effect.gen(function*() {
+      const crashed = Effect.tap(enter, (room) => ChannelTest.push(room, "die"))
+      const tests = {
+        "by assertCrashed": Effect.flatMap(crashed, ChannelTest.assertCrashed),
+        "by assertPush": Effect.flatMap(crashed, (room) => ChannelTest.assertPush(room, "phx_error")),
+        "by a failure that tells of it": Effect.flatMap(
+          crashed,
+          (room) => failing(ChannelTest.assertPush(room, "pushed"))
+        ),
+        "from received": Effect.gen(function*() {
+          const room = yield* crashed
+          yield* ChannelTest.settle
+          assert.strictEqual(room.socket.received.splice(0).length, 1)
+        }),
+        "of a join": Effect.flatMap(
+          ChannelTest.connect(UserSocket),
+          (socket) => Effect.flip(ChannelTest.join(socket, Room, "room:1", "die"))
+        ),
+        "of a join with subscription": Effect.flatMap(
+          ChannelTest.connect(UserSocket),
+          (socket) => Effect.flip(ChannelTest.subscribeAndJoin(socket, Room, "room:1", "die"))
+        ),
+        "in terminate": Effect.gen(function*() {
+          const room = yield* ChannelTest.join(yield* ChannelTest.connect(UserSocket), Room, "room:ends badly")
+          yield* ChannelTest.leave(room)
+          const reason = yield* ChannelTest.assertCrashed(room)
+          assert.strictEqual(reason._tag, "Crash")
+          // Once only.
+          yield* failing(ChannelTest.assertCrashed(room))
+        }),
+        "of a connection": Effect.gen(function*() {
+          const { socket } = yield* enter
+          socket.server.receive("garbage")
+          yield* ChannelTest.assertDisconnected(socket, 1011)
+        }),
+        "allowed": Effect.flatMap(crashed, (room) => ChannelTest.allowCrashes(room.socket)),
+        "in a part of the test": Effect.scoped(Effect.flatMap(crashed, ChannelTest.assertCrashed))
+      }
+      for (const [name, test] of Object.entries<Attempt>(tests)) {
+        assert.isUndefined(yield* outcome(Effect.asVoid(test)), name)
+      }
+    }))
+
+  it.effect("is no news in a test that fails anyway", () =>
+    Effect.gen(function*() {
+      const ended = yield* outcome(
+        Effect.flatMap(enter, (room) => Effect.andThen(ChannelTest.push(room, "die"), Effect.fail("something else")))
+      )
+      assert.include(ended, "something else")
+      assert.notInclude(ended, unnoticed)
+    }))
+
+  it.effect("of no other kind: a refusal, a stop, a leave, a kill and a drop are none", () =>
+    Effect.gen(function*() {
+      const ended = yield* outcome(Effect.gen(function*() {
+        const { pid, socket } = yield* enter
+        yield* ChannelTest.assertRefused(ChannelTest.join(socket, Room, "room:2", "refuse"))
+        yield* ChannelTest.push(yield* ChannelTest.join(socket, Room, "room:2"), "stop")
+        yield* ChannelTest.leave(yield* ChannelTest.join(socket, Room, "room:3"))
+        yield* Process.exit(pid, Process.killed)
+        yield* ChannelTest.drop(socket)
+      }))
+      assert.isUndefined(ended)
+    }))
 })
 
 describe("broadcasts", () => {

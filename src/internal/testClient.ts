@@ -1,6 +1,7 @@
-import { Scheduler } from "effect"
+import { type Clock, Context, Effect, type Fiber, type Scheduler } from "effect"
 import * as Serializer from "../Serializer.ts"
 import type * as Socket from "../Socket.ts"
+import { type Process, Self, type System } from "./process.ts"
 import type { Served } from "./served.ts"
 import { type Client, SocketServer } from "./socket.ts"
 
@@ -88,6 +89,24 @@ export class TestSocket {
    * @internal
    */
   readonly closed = new Set<unknown>()
+  /**
+   * Processes of this client whose crash the test knows of: it has asserted it, or was told.
+   *
+   * @internal
+   */
+  readonly excused = new Set<Process>()
+  /**
+   * The test has said that whatever crashes may.
+   *
+   * @internal
+   */
+  mayCrash = false
+  /**
+   * Messages that told the client of channels that ended as they should not, by their join_refs.
+   *
+   * @internal
+   */
+  readonly errors = new Map<unknown, Received>()
   private readonly format: Format
   private lastRef = 0
 
@@ -114,6 +133,8 @@ export class TestSocket {
       }
     }
     this.server = new SocketServer({ ...runtime, routes }, transport, serializer, client)
+    const { scheduler } = runtime.system
+    if (scheduler instanceof TrackingScheduler) scheduler.sockets.add(this)
   }
 
   /** @internal */
@@ -128,13 +149,22 @@ export class TestSocket {
 
   /** What is written to a closed connection goes nowhere. */
   private receive(received: Received): void {
-    if (this.closeCode === undefined && !this.closed.has(received.joinRef ?? received.ref)) this.received.push(received)
+    const joinRef = received.joinRef ?? received.ref
+    if (this.closeCode !== undefined || this.closed.has(joinRef)) return
+    this.received.push(received)
+    if (received.event === "phx_error") this.errors.set(joinRef, received)
   }
 }
 
-/** A scheduler that knows whether any work is waiting: what makes "nothing was sent" a fact and not a matter of time. */
+/**
+ * The scheduler of a test's node, which knows of all its work. It counts the tasks that wait, which makes "nothing was sent"
+ * a fact and not a matter of time; it also keeps the clients of the test.
+ */
 export class TrackingScheduler implements Scheduler.Scheduler {
   pending = 0
+  readonly sockets = new Set<TestSocket>()
+  /** Fibers that sleep until the test moves the clock, and the processes that they belong to. */
+  readonly asleep = new Map<Fiber.Fiber<unknown, unknown>, Process | undefined>()
   private readonly scheduler: Scheduler.Scheduler
 
   constructor(scheduler: Scheduler.Scheduler) {
@@ -164,5 +194,43 @@ export class TrackingScheduler implements Scheduler.Scheduler {
       },
       flush: () => dispatcher.flush()
     }
+  }
+
+  /** The same clock, but for that it is known who sleeps. Whatever else it has, as the TestClock does, stays. */
+  watching(clock: Clock.Clock): Clock.Clock {
+    const { asleep } = this
+    return Object.create(clock, {
+      sleep: {
+        value: (duration: Parameters<Clock.Clock["sleep"]>[0]) =>
+          Effect.withFiber<void>((fiber) => {
+            asleep.set(fiber, Context.getOrUndefined(fiber.context, Self))
+            return Effect.ensuring(clock.sleep(duration), Effect.sync(() => asleep.delete(fiber)))
+          })
+      }
+    })
+  }
+
+  /** Tells whether a process waits for the test to move the clock. */
+  get isAsleep(): boolean {
+    for (const process of this.asleep.values()) if (process !== undefined) return true
+    return false
+  }
+
+  /** Processes that are in the middle of a message, and do not sleep: they wait for a promise, say, or for another process. */
+  atWork(system: System): ReadonlyArray<Process> {
+    const servers = new Set<Process>()
+    // The process of a connection waits for channels only, and these are looked at themselves.
+    for (const socket of this.sockets) servers.add(socket.server.process)
+    const working: Array<Process> = []
+    const visit = (processes: ReadonlySet<Process>) => {
+      for (const process of processes) {
+        const { behaviour: { children }, status, suspended } = process
+        const isWorking = (status === "running" || status === "ending") && !servers.has(process)
+        if (isWorking && (suspended === undefined || !this.asleep.has(suspended))) working.push(process)
+        if (children !== undefined) visit(children)
+      }
+    }
+    visit(system.children)
+    return working
   }
 }

@@ -2,8 +2,11 @@ import { Cause, Data, Effect } from "effect"
 import * as Message from "../Message.ts"
 import type * as Process from "../Process.ts"
 import * as PubSub from "../PubSub.ts"
-import { fail, fits, replyOf, replyTo, type Seen, type Site, take } from "./assertions.ts"
+import { replyOf, replyTo, type Seen, take } from "./assertions.ts"
+import { matches } from "./contract.ts"
+import { fits } from "./expectation.ts"
 import type { TestSocket } from "./testClient.ts"
+import { fail, type Site } from "./testRest.ts"
 
 export class JoinError extends Data.TaggedError("JoinError")<{
   readonly code: "refused" | "crashed" | "unmatched_topic" | "too_many_channels"
@@ -66,6 +69,8 @@ export const join = (
     const { payload: response, status } = replyOf(reply)
     const served = socket.opened.get(joinRef)
     if (status !== "ok" || served === undefined) {
+      // The test gets the crash, if it is one, as the error of its join.
+      if (served !== undefined) socket.excused.add(served.process)
       return yield* site.mark(joinError(topic, response, served?.process.reason))
     }
     const { pattern } = served.definition
@@ -96,7 +101,9 @@ export const subscribeAndJoin = (
       const deliver = (message: unknown) => {
         if (Message.isBroadcast(message)) broadcasts.push(message)
       }
-      const subscription = yield* pubsub.subscribe(request.topic, { pid: socket.server.pid, deliver })
+      const served = socket.server.runtime.routes.find(({ definition }) => matches(definition.pattern, request.topic))
+      const topic = served?.definition.pubsubTopicOf(request.topic) ?? request.topic
+      const subscription = yield* pubsub.subscribe(topic, { pid: socket.server.pid, deliver })
       return yield* Effect.onError(join(site, socket, request, broadcasts), () => pubsub.unsubscribe(subscription))
     })
   )
