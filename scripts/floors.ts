@@ -36,16 +36,23 @@ const backRooms: Readonly<Record<string, string>> = {
   "internal/customChannel": "Channel",
   "internal/drain": "Socket",
   "internal/group": "PubSub",
+  "internal/handshakes": "transport/WebSocket",
   "internal/httpServer": "transport/WebSocket",
+  "internal/link": "pubsub/redis",
+  "internal/pollAnswers": "transport/LongPoll",
   "internal/pollRelay": "transport/LongPoll",
   "internal/pollSession": "transport/LongPoll",
+  "internal/realPath": "transport/WebSocket",
   "internal/reply": "Channel",
+  "internal/room": "Tracker",
   "internal/served": "Channel",
   "internal/shutdown": "transport/WebSocket",
   "internal/socket": "Socket",
   "internal/testClient": "ChannelTest",
   "internal/testJoin": "ChannelTest",
-  "internal/webSocket": "transport/WebSocket"
+  "internal/testRest": "ChannelTest",
+  "internal/webSocket": "transport/WebSocket",
+  "internal/wirePort": "transport/WebSocket"
 }
 
 const manifest: Readonly<Record<string, Readonly<Record<string, string>>>> = JSON.parse(

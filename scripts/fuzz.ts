@@ -2,15 +2,17 @@
  * Gives the decoders, and a server, what nobody has thought of: `npm run fuzz`.
  *
  * `--seed` repeats a run, `--runs` says how many inputs the decoders get together (default 1,000,000), `--requests` how many
- * requests the server (default one for each fifty of them), and `--only` names the targets to take. Prints the seed, and of
- * what fails the smallest input. An input that does not come to its end is named as well.
+ * each target gets that needs a server (default one for each fifty of them), and `--only` names the targets to take. Prints the
+ * seed, and of what fails the smallest input. An input that does not come to its end is named as well.
  */
 import { parseArgs } from "node:util"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
+import { connections } from "../test/properties/fuzz/connections.ts"
 import { http } from "../test/properties/fuzz/http.ts"
+import { checks, options } from "../test/properties/fuzz/options.ts"
 import { decoders, type Outcome, type Target } from "../test/properties/fuzz/targets.ts"
 
-const targets: ReadonlyArray<Target> = [...decoders, http]
+const targets: ReadonlyArray<Target> = [...decoders, checks, http, ...connections, options]
 
 interface Job {
   readonly name: string
@@ -81,7 +83,7 @@ const main = async () => {
   for (const target of chosen) {
     const began = performance.now()
     const begun = new Int32Array(new SharedArrayBuffer(4))
-    const wanted = target === http ? requests : Math.round(runs * target.share / 100)
+    const wanted = target.share === 0 ? requests : Math.round(runs * target.share / 100)
     const { failure, runs: tried } = await run(target, { name: target.name, seed, runs: wanted, begun })
     done += tried
     const seconds = (performance.now() - began) / 1000

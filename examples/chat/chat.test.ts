@@ -4,7 +4,7 @@ import { ConfigProvider, Effect, Layer, Logger } from "effect"
 import { ChannelTest, Endpoint, Process, PubSub, Token } from "effect-channels"
 import { HttpRouter, HttpServer } from "effect/http"
 import { TestClock } from "effect/testing"
-import { createServer } from "node:http"
+import { createServer, request } from "node:http"
 import { NotificationsLive, Online, RoomLive, salt, UserSocketLive } from "./channels.ts"
 import { Chat } from "./Chat.ts"
 import { Notifications, Room, UserSocket } from "./contract.ts"
@@ -365,6 +365,40 @@ describe("over HTTP", () => {
       assert.strictEqual((yield* call("POST", "/login", { json: { name: "!!!" } })).status, 422)
       assert.strictEqual((yield* call("POST", "/login", { json: {} })).status, 400)
       assert.strictEqual((yield* call("POST", "/login")).status, 400)
+    }).pipe(Effect.provide(Served)))
+
+  it.effect("a body is read up to 16 KB, and what is larger is answered 413", () =>
+    Effect.gen(function*() {
+      const admin = { token: "open-sesame" }
+      const paths = ["/login", "/rooms/general/notice"]
+      const padded = (bytes: number) => {
+        const body = { name: "Ada", body: "tea", filling: "" }
+        return { ...body, filling: "x".repeat(bytes - JSON.stringify(body).length) }
+      }
+      for (const path of paths) {
+        assert.isBelow((yield* call("POST", path, { ...admin, json: padded(16_384) })).status, 300)
+        for (const bytes of [16_385, 1_000_000]) {
+          assert.deepStrictEqual(yield* call("POST", path, { ...admin, json: padded(bytes) }), {
+            status: 413,
+            body: { error: "too large" }
+          })
+        }
+      }
+      // Nor is one that does not say how long it is, and comes bit by bit.
+      const { address } = yield* HttpServer.HttpServer
+      const answered = yield* Effect.promise(() =>
+        new Promise<number | undefined>((resolve, reject) => {
+          const port = "port" in address ? address.port : 0
+          const sending = request({ port, host: "127.0.0.1", method: "POST", path: "/login" }, (response) => {
+            clearInterval(dripping)
+            resolve(response.statusCode)
+            sending.destroy()
+          })
+          sending.on("error", reject)
+          const dripping = setInterval(() => sending.write(" ".repeat(1000)), 1)
+        })
+      )
+      assert.strictEqual(answered, 413)
     }).pipe(Effect.provide(Served)))
 
   it.effect("rooms are listed for who is logged in, and can be joined", () =>

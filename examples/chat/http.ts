@@ -2,9 +2,17 @@
  * The chat's own routes, on the same port as its socket: the page, log-in, rooms, the nodes, and two things that are done to
  * channels from outside of any channel.
  */
-import { Config, Effect, Layer, Redacted, Schema } from "effect"
+import { ByteSize, Config, Data, Effect, Layer, Redacted, Schema } from "effect"
 import { Endpoint, PubSub, Token } from "effect-channels"
-import { HttpMiddleware, HttpRouter, HttpServerRequest, HttpServerResponse, HttpStaticServer } from "effect/http"
+import {
+  HttpIncomingMessage,
+  HttpMiddleware,
+  HttpRouter,
+  type HttpServerError,
+  HttpServerRequest,
+  HttpServerResponse,
+  HttpStaticServer
+} from "effect/http"
 import { createHash, timingSafeEqual } from "node:crypto"
 import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -26,8 +34,26 @@ const unauthorized = answer({ error: "unauthorized" }, 401)
 const notFound = answer({ error: "not found" }, 404)
 const badRequest = answer({ error: "bad request" }, 400)
 
+const tooLarge = answer({ error: "too large" }, 413)
+
+/** Limits a body, because nobody who sends one has to be logged in, and a name or a notice is short. */
+const maxBody = ByteSize.kibibytes(16)
+
 const jsonBody = <S extends Schema.Constraint & { readonly DecodingServices: never }>(schema: S) =>
-  HttpServerRequest.schemaBodyJson(Schema.toCodecJson(schema))
+  HttpServerRequest.schemaBodyJson(Schema.toCodecJson(schema)).pipe(
+    Effect.provideService(HttpIncomingMessage.MaxBodySize, maxBody),
+    Effect.catchTag(
+      ["SchemaError", "HttpServerError"],
+      (error) => Effect.fail(new BadBody({ answer: isTooLarge(error) ? tooLarge : badRequest }))
+    )
+  )
+
+/** The body of a request is not what it should be. */
+class BadBody extends Data.TaggedError("BadBody")<{ readonly answer: HttpServerResponse.HttpServerResponse }> {}
+
+const isTooLarge = (error: Schema.SchemaError | HttpServerError.HttpServerError): boolean =>
+  error._tag === "HttpServerError" && error.reason._tag === "RequestParseError" &&
+  error.reason.reason === "BodyTooLarge"
 
 const LogIn = HttpRouter.use(Effect.fnUntraced(function*(router) {
   const chat = yield* Chat
@@ -40,7 +66,7 @@ const LogIn = HttpRouter.use(Effect.fnUntraced(function*(router) {
       const user = yield* chat.logIn(name)
       return answer({ token: yield* tokens.sign(salt, user.id), user })
     }).pipe(
-      Effect.catchTag(["SchemaError", "HttpServerError"], () => Effect.succeed(badRequest)),
+      Effect.catchTag("BadBody", ({ answer }) => Effect.succeed(answer)),
       Effect.catch((invalid) => Effect.succeed(answer(invalid, 422)))
     )
   )
@@ -98,7 +124,7 @@ const Admin = HttpRouter.use(Effect.fnUntraced(function*(router) {
       yield* Room.broadcast(`room:${id}`, "system:notice", { body })
       return nothing
     }).pipe(
-      Effect.catchTag(["SchemaError", "HttpServerError"], () => Effect.succeed(badRequest))
+      Effect.catchTag("BadBody", ({ answer }) => Effect.succeed(answer))
     )
   )
   yield* router.add(

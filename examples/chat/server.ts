@@ -3,7 +3,7 @@
  *
  * Settings, all from the environment: `PORT` (4000), `CHAT_DATABASE` (a file; in memory without), `SECRET_KEY_BASE` (at
  * least 20 bytes; a new one at every start without, which logs everybody out), `ADMIN_TOKEN` (for the two admin routes),
- * `CHECK_ORIGIN` (origins of pages that may connect, separated by commas; the own host without). With several nodes, the
+ * `CHECK_ORIGIN` (origins of pages that may connect, separated by commas; those of this machine without). With several nodes, the
  * same for all: `CHAT_NODES` (their names and addresses), `PRESENCE_PERIOD` (1500 millis).
  */
 import { Config, Effect, Layer, Redacted } from "effect"
@@ -16,11 +16,14 @@ import { Chat } from "./Chat.ts"
 import { UserSocket } from "./contract.ts"
 import { Http } from "./http.ts"
 
+/** Pages that are served to the machine the chat runs on. */
+const local = ["//localhost", "//127.0.0.1", "//[::1]"]
+
 const Sockets = Layer.unwrap(Effect.gen(function*() {
   const checkOrigin = yield* Config.String("CHECK_ORIGIN").pipe(
     Config.map((list) => list.split(",").map((origin) => origin.trim()).filter((origin) => origin !== "")),
-    Config.map((origins) => origins.length === 0 ? true : origins),
-    Config.withDefault(true as const)
+    Config.map((origins) => origins.length === 0 ? local : origins),
+    Config.withDefault(local)
   )
   return Endpoint.mount(UserSocket, {
     path: "/socket",

@@ -7,11 +7,18 @@
  */
 import { assert, describe } from "@effect/vitest"
 import { deflateRawSync } from "node:zlib"
+import * as Endpoint from "../../src/Endpoint.ts"
 import { attack } from "./target.ts"
 import { frame, handshake, Raw, request } from "./wire.ts"
 
 const heartbeat = JSON.stringify([null, "1", "phoenix", "heartbeat", {}])
 const beat = [null, "1", "phoenix", "phx_reply", { status: "ok", response: {} }]
+
+/** Compresses as RFC 7692, 7.2.1 has it: without the last four bytes of a flush. */
+const pack = (data: string | Uint8Array) => {
+  const packed = deflateRawSync(data, { finishFlush: 2 })
+  return packed.subarray(0, packed.length - 4)
+}
 
 /** Sends bytes over a connection of its own; the code it is closed with. */
 const codeFor = async (port: number, ...data: ReadonlyArray<Uint8Array>): Promise<number | undefined> => {
@@ -22,7 +29,7 @@ const codeFor = async (port: number, ...data: ReadonlyArray<Uint8Array>): Promis
 
 /** The code, after which the server waits for the client to hang up. */
 const codeOf = async (raw: Raw): Promise<number | undefined> => {
-  await raw.until(() => raw.code !== undefined)
+  await raw.untilOver(() => raw.code !== undefined)
   await raw.hangUp()
   return raw.code
 }
@@ -35,8 +42,13 @@ describe("a frame", () => {
     for (const opcode of [3, 4, 5, 6, 7, 0xb, 0xc, 0xd, 0xe, 0xf]) {
       assert.strictEqual(await codeFor(port, frame(heartbeat, { opcode })), 1002, `opcode ${opcode}`)
     }
+    // Deflate that is sound is no more welcome where it was not agreed upon.
+    assert.strictEqual(await codeFor(port, frame(pack(heartbeat), { rsv: 4 })), 1002, "compressed")
     for (const opcode of [1, 2, 8, 9, 10]) {
       assert.strictEqual(await codeFor(port, frame("[]", { opcode, masked: false })), 1002, `unmasked ${opcode}`)
+      // A message all the same, for who takes its first bytes for a mask.
+      const bare = frame(`\0\0\0\0${heartbeat}`, { opcode, masked: false, claims: heartbeat.length })
+      assert.strictEqual(await codeFor(port, bare), 1002, `unmasked ${opcode}, zeros first`)
     }
     await witness.goesOn()
   })
@@ -61,6 +73,12 @@ describe("a frame", () => {
   attack("out of order closes with 1002", async ({ port }) => {
     assert.strictEqual(await codeFor(port, frame("a", { opcode: 0 })), 1002, "a continuation of nothing")
     assert.strictEqual(await codeFor(port, frame("a", { fin: false }), frame("b")), 1002, "a message within another")
+    const raw = await Raw.open(port)
+    raw.write(Buffer.concat([frame("a", { fin: false }), frame("", { opcode: 9 })]))
+    // The part has been read when the pong is here, so that the message comes in a chunk of its own.
+    await raw.until(() => raw.frames.length > 0)
+    raw.write(frame(heartbeat))
+    assert.strictEqual(await codeOf(raw), 1002, "a message within another, later")
   })
 
   attack("that claims more than the limit is refused before a byte of it has come: 1009", async ({ port }) => {
@@ -153,14 +171,53 @@ describe("many frames at once", () => {
     await raw.reset()
   })
 
-  attack("of pings are answered by pongs, or by nothing once the client is gone", async ({ port }, witness) => {
+  /** Pings that may wait for their pongs to be sent, before `ws` cuts the connection. */
+  const most = 60
+  const pings = (count: number, first = 0) =>
+    Buffer.concat(Array.from({ length: count }, (_, n) => frame(`${first + n}`.padStart(125, "."), { opcode: 9 })))
+
+  attack("of pings are answered by pongs, one for each and with its data", async ({ port }, witness) => {
     const raw = await Raw.open(port)
-    raw.write(Buffer.concat(Array.from({ length: 5000 }, () => frame("x".repeat(125), { opcode: 9 }))))
-    await witness.goesOn()
-    await raw.until(() => raw.frames.length === 5000)
-    raw.write(Buffer.concat(Array.from({ length: 5000 }, () => frame("x".repeat(125), { opcode: 9 }))))
+    for (let sent = 0; sent < 20 * most; sent += most) {
+      raw.write(pings(most, sent))
+      await raw.until(() => raw.frames.length === sent + most)
+      await witness.goesOn()
+    }
+    assert.deepStrictEqual([...new Set(raw.frames.map(({ opcode }) => opcode))], [10])
+    assert.deepStrictEqual(
+      raw.frames.map(({ payload }) => Number(payload.toString().replaceAll(".", ""))),
+      Array.from({ length: 20 * most }, (_, n) => n)
+    )
+    raw.write(pings(most))
     await raw.reset()
   })
+
+  attack("of pings, more than can be answered, are cut off: pongs do not pile up", async ({ port }, witness) => {
+    const raw = await Raw.open(port)
+    raw.write(pings(5000))
+    await witness.goesOn()
+    await raw.closed
+    assert.isBelow(raw.frames.length, 5000)
+    assert.isUndefined(raw.code)
+  })
+
+  attack(
+    "of pings of a client that reads no pongs are cut off, once the network holds no more",
+    async ({ port, run }, witness) => {
+      const raw = await Raw.open(port)
+      raw.socket.pause()
+      let sent = 0
+      for (; sent < 400_000 && !raw.isClosed; sent += most / 2) {
+        raw.write(pings(most / 2, sent))
+        if (sent % (most * 50) === 0) await witness.goesOn()
+        // A hang-up by the server is noticed by writing only.
+        await new Promise((resolve) => setImmediate(resolve))
+        if ((await run(Endpoint.sockets)).length === 1) break
+      }
+      assert.isBelow(sent, 400_000)
+      await raw.reset()
+    }
+  )
 
   attack("behind a close are not looked at", async ({ port }) => {
     const raw = await Raw.open(port)
@@ -178,11 +235,6 @@ describe("many frames at once", () => {
 describe("compressed", () => {
   const deflate = { websocket: { compress: true, maxFrameSize: 1_000_000 } }
   const opening = request(undefined, { ...handshake, "Sec-WebSocket-Extensions": "permessage-deflate" })
-  /** As RFC 7692, 7.2.1 has it: without the last four bytes of a flush. */
-  const pack = (data: string | Uint8Array) => {
-    const packed = deflateRawSync(data, { finishFlush: 2 })
-    return packed.subarray(0, packed.length - 4)
-  }
   const codeForPacked = async (port: number, ...data: ReadonlyArray<Uint8Array>) => {
     const raw = await Raw.open(port, opening)
     for (const bytes of data) raw.write(bytes)

@@ -52,14 +52,37 @@ describe("a name", () => {
   attack("of 10 KB is answered, and cut short in the log", async ({ log, port }, witness) => {
     const raw = await Raw.open(port)
     const topic = `room:${long}`
-    assert.deepStrictEqual(await raw.ask([null, "1", long, "phx_join", {}]), failed(null, "1", long, "unmatched topic"))
-    assert.deepStrictEqual(await raw.ask([long, long, topic, "phx_join", {}]), ok(long, long, topic))
-    assert.deepStrictEqual(await raw.ask([long, "2", topic, long, {}]), failed(long, "2", topic, "no such event"))
+    assert.deepStrictEqual(await raw.ask([null, "1", long, "phx_join", {}]), failed(null, "1", long, "topic too long"))
+    assert.deepStrictEqual(await raw.ask(["1", "1", topic, "phx_join", {}]), failed(null, "1", topic, "topic too long"))
+    assert.deepStrictEqual(await raw.ask(["1", "2", "room:1", "phx_join", {}]), ok("1", "2", "room:1"))
+    assert.deepStrictEqual(
+      await raw.ask(["1", "3", "room:1", long, {}]),
+      failed(null, "3", "room:1", "event too long")
+    )
     await witness.goesOn()
-    assert.isNotEmpty(log)
-    for (const line of log) assert.isBelow(line.length, 500)
+    const lines = log
+    assert.isNotEmpty(lines)
+    for (const line of lines) {
+      assert.include(line, "topic=")
+      assert.isBelow(line.length, 500)
+    }
     await raw.reset()
   })
+
+  for (const name of ["a\nError forged", "a\r\u001b[2K", "\u009b2J", "a\u2028b\u2029", "\u202egnp", "a\0\u007f"]) {
+    attack(`that is ${JSON.stringify(name)} forges nothing in the log`, async ({ log, port }, witness) => {
+      const raw = await Raw.open(port)
+      assert.deepStrictEqual(
+        await raw.ask([null, name, name, "phx_join", {}]),
+        failed(null, name, name, "unmatched topic")
+      )
+      await witness.goesOn()
+      assert.strictEqual(log.length, 1)
+      assert.include(log[0], "topic=")
+      assert.notMatch(String(log[0]).trimEnd(), /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u)
+      await raw.reset()
+    })
+  }
 
   attack("of any JSON is answered or refused, and harms nobody", async ({ port }, witness) => {
     const odd: ReadonlyArray<unknown> = [
@@ -134,6 +157,7 @@ describe("a key", () => {
     const { response, status } = Object(raw.messages[1])[4]
     assert.strictEqual(status, "ok")
     assert.isTrue(response.isPlain, "a key of the payload has become its prototype")
+    assert.deepStrictEqual(response.keys.toSorted(), inherited.toSorted())
     isUnpolluted()
     await raw.reset()
   })
@@ -144,13 +168,18 @@ describe("a key", () => {
     for (const key of [...inherited, long]) {
       raw.write(
         frame(
-          `["1",${JSON.stringify(key)},"lobby","track",{"key":${JSON.stringify(key)},"meta":{"__proto__":{"a":1}}}]`
+          `["1",${JSON.stringify(key.slice(0, 99))},"lobby","track",{"key":${
+            JSON.stringify(key)
+          },"meta":{"__proto__":{"a":1}}}]`
         )
       )
-      await raw.until(() => raw.messages.some((message) => Object(message)[1] === key))
+      await raw.until(() => raw.messages.some((message) => Object(message)[1] === key.slice(0, 99)))
     }
-    const keys = Object.keys(await run(Online.list("lobby")))
-    assert.deepStrictEqual(keys.toSorted(), [...inherited, long].toSorted())
+    const list = await run(Online.list("lobby"))
+    assert.deepStrictEqual(Object.keys(list).toSorted(), [...inherited, long].toSorted())
+    for (const meta of Object.values(list).flatMap(({ metas }) => metas)) {
+      assert.isTrue(Object.hasOwn(meta, "__proto__"), "a key of a meta has become its prototype")
+    }
     isUnpolluted()
     await witness.goesOn()
     await raw.reset()

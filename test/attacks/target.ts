@@ -2,7 +2,7 @@
  * A server to attack, and somebody on it who must not notice: the witness. Afterwards nothing may be left of an attack.
  */
 import { assert, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Layer, Logger, Metric, Schema, Scope } from "effect"
+import { Cause, Context, Effect, Exit, Layer, Logger, Metric, References, Schema, Scope } from "effect"
 import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { createServer, type Server } from "node:http"
 import * as Channel from "../../src/Channel.ts"
@@ -126,20 +126,24 @@ export interface Options {
   readonly headersTimeout?: number
 }
 
+/** The host that pages of the application come from. */
+const host = "here"
+
 /** Starts a server; it stops with the scope. */
 export const start = Effect.fnUntraced(function*({ headersTimeout, longpoll, websocket }: Options = {}) {
   const log: Array<string> = []
-  const logger = Logger.make(({ cause, logLevel, message }) => {
+  const logger = Logger.make(({ cause, fiber, logLevel, message }) => {
     if (logLevel !== "Error" && logLevel !== "Warn" && logLevel !== "Fatal") return
-    log.push(`${logLevel} ${String(Array.isArray(message) ? message[0] : message)} ${Cause.pretty(cause)}`)
+    const about = Object.entries(fiber.getRef(References.CurrentLogAnnotations)).map((each) => each.join("=")).join(" ")
+    log.push(`${logLevel} ${String(Array.isArray(message) ? message[0] : message)} ${about} ${Cause.pretty(cause)}`)
   })
   const http = createServer(
     headersTimeout === undefined ? {} : { headersTimeout, connectionsCheckingInterval: headersTimeout / 4 }
   )
   const app = Layer.mergeAll(
     Hello,
-    Endpoint.mount(UserSocket, { path: "/socket", websocket: websocket ?? true, longpoll: longpoll ?? true }),
-    Endpoint.mount(OpenSocket, { path: "/open" })
+    Endpoint.mount(UserSocket, { path: "/socket", host, websocket: websocket ?? true, longpoll: longpoll ?? true }),
+    Endpoint.mount(OpenSocket, { path: "/open", host })
   )
   const live = HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }).pipe(
     Layer.provide([RoomLive, TypedLive, LobbyLive, AnyLive, UserSocketLive, OpenSocketLive]),

@@ -121,7 +121,7 @@ export class Raw {
   static async open(port: number, text = request()): Promise<Raw> {
     const raw = await Raw.dial(port)
     raw.write(text)
-    await raw.until(() => raw.text.includes("\r\n\r\n"))
+    await raw.untilOver(() => raw.text.includes("\r\n\r\n"))
     if (raw.status !== 101) throw new Error(`the handshake was answered: ${raw.text}`)
     raw.received = raw.received.subarray(raw.received.indexOf("\r\n\r\n") + 4)
     return raw
@@ -161,8 +161,14 @@ export class Raw {
     return payload === undefined || payload.length < 2 ? undefined : payload.readUInt16BE()
   }
 
-  /** Resolves when the condition holds, or nothing more can come. */
+  /** Resolves when the condition holds; fails where nothing more can come and it does not. */
   async until(condition: () => boolean): Promise<void> {
+    await this.untilOver(condition)
+    if (!condition()) throw new Error(`the connection is over, and there is no more than ${this.received.length} bytes`)
+  }
+
+  /** Resolves when the condition holds, or when nothing more can come: a test has to look at which. */
+  async untilOver(condition: () => boolean): Promise<void> {
     while (!condition() && !this.over) {
       await new Promise<void>((resolve) => {
         this.look = resolve
@@ -172,7 +178,7 @@ export class Raw {
 
   /** The connection is over. */
   get closed(): Promise<void> {
-    return this.until(() => false)
+    return this.untilOver(() => false)
   }
 
   get isClosed(): boolean {
@@ -204,7 +210,7 @@ export class Raw {
 export const answer = async (port: number, text: string | Uint8Array): Promise<number | "hung up"> => {
   const raw = await Raw.dial(port)
   raw.write(text)
-  await raw.until(() => raw.status !== undefined)
+  await raw.untilOver(() => raw.status !== undefined)
   const status = raw.status ?? "hung up"
   await raw.reset()
   return status

@@ -105,7 +105,6 @@ const patience = 10_000
 
 const check = async (
   server: Server,
-  witness: Witness,
   session: string,
   { body, head }: { head: string; body: Uint8Array }
 ) => {
@@ -120,33 +119,50 @@ const check = async (
   for (const status of raw.statuses) {
     if (!statuses.includes(status)) throw new Error(`it is answered ${status}`)
   }
-  const crashes = server.log.splice(0).filter((line) => /crashed|defect/i.test(line))
-  if (crashes.length > 0) throw new Error(crashes.join("\n"))
-  await witness.goesOn()
 }
 
-/** Starts a server, and stops it when all has been sent; nothing may be left then. */
-const run = async ({ onInput, runs, seed }: Options): Promise<Outcome> => {
-  const scope = Effect.runSync(Scope.make())
-  const starting = start({ websocket: { compress: true }, longpoll: { window: "20 millis" } })
-  const server = await Effect.runPromise(Effect.provideService(starting, Scope.Scope, scope))
-  let outcome: Outcome = { runs: 0, seed, failure: undefined }
-  const errors = await uncaught(async () => {
-    const witness = await Witness.on(server)
-    const session = async () => {
-      const response = await fetch(`http://127.0.0.1:${server.port}/socket/longpoll?vsn=2.0.0`, {
-        headers: { connection: "close" }
+/**
+ * A target whose inputs are sent to a server in this process, and its witness asked after each. The server stops when all has
+ * been sent; nothing may be left then.
+ */
+export const served = <A>(
+  name: string,
+  given: fc.Arbitrary<A>,
+  check: (server: Server, witness: Witness, given: A) => Promise<void>
+): Target => ({
+  name,
+  share: 0,
+  run: async ({ onInput, runs, seed }: Options): Promise<Outcome> => {
+    const scope = Effect.runSync(Scope.make())
+    const starting = start({ websocket: { compress: true }, longpoll: { window: "20 millis" } })
+    const server = await Effect.runPromise(Effect.provideService(starting, Scope.Scope, scope))
+    let outcome: Outcome = { runs: 0, seed, failure: undefined }
+    const errors = await uncaught(async () => {
+      const witness = await Witness.on(server)
+      const inputs = target(name, 0, given, async (given) => {
+        await check(server, witness, given)
+        const crashes = server.log.splice(0).filter((line) => /crashed|defect/i.test(line))
+        if (crashes.length > 0) throw new Error(crashes.join("\n"))
+        await witness.goesOn()
       })
-      return String(Object(await response.json()).token)
-    }
-    const requests = target("HTTP", 0, given, async (given) => check(server, witness, await session(), given))
-    outcome = await requests.run({ runs, seed, onInput })
-    await witness.leaves()
-    if (outcome.failure === undefined) await server.settled()
+      outcome = await inputs.run({ runs, seed, onInput })
+      await witness.leaves()
+      if (outcome.failure === undefined) await server.settled()
+    })
+    await Effect.runPromise(Scope.close(scope, Exit.void))
+    if (errors.length === 0) return outcome
+    return { ...outcome, failure: outcome.failure ?? { input: "", path: "", error: errors.map(String).join("\n") } }
+  },
+  input: target(name, 0, given, () => {}).input
+})
+
+const session = async (server: Server) => {
+  const response = await fetch(`http://127.0.0.1:${server.port}/socket/longpoll?vsn=2.0.0`, {
+    headers: { connection: "close" }
   })
-  await Effect.runPromise(Scope.close(scope, Exit.void))
-  if (errors.length === 0) return outcome
-  return { ...outcome, failure: outcome.failure ?? { input: "", path: "", error: errors.map(String).join("\n") } }
+  return String(Object(await response.json()).token)
 }
 
-export const http: Target = { name: "HTTP", share: 0, run, input: target("HTTP", 0, given, () => {}).input }
+export const http: Target = served("HTTP", given, async (server, _witness, given) => {
+  await check(server, await session(server), given)
+})

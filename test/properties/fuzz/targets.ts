@@ -5,7 +5,10 @@
 import { Cause, Effect, Exit, Result } from "effect"
 import * as fc from "fast-check"
 import { isDeepStrictEqual } from "node:util"
+import { constants, deflateRawSync, inflateRawSync } from "node:zlib"
 import * as Envelope from "../../../src/internal/envelope.ts"
+import { inflate } from "../../../src/internal/inflate.ts"
+import { inflateShort } from "../../../src/internal/inflateShort.ts"
 import * as KeyGenerator from "../../../src/internal/keyGenerator.ts"
 import * as MessageEncryptor from "../../../src/internal/messageEncryptor.ts"
 import * as MessageVerifier from "../../../src/internal/messageVerifier.ts"
@@ -484,7 +487,7 @@ const broken = fc.tuple(packet, fc.nat(6), json, fc.boolean()).map(([packet, ind
 
 const packets = target(
   "tracker packets",
-  10,
+  5,
   fc.array(fc.oneof(packet, broken, json), { minLength: 1, maxLength: 5 }),
   (given) => {
     const options = { period: 1500, maxSilentPeriods: 10, downPeriod: 30_000, permdownPeriod: 1_200_000 }
@@ -504,6 +507,59 @@ const packets = target(
   }
 )
 
+// --- compression ------------------------------------------------------------------------------------------------------
+
+/** Inflates a message with zlib, after adding the end that a client leaves out. */
+const unfold = (data: Uint8Array): Buffer | undefined => {
+  try {
+    return inflateRawSync(Buffer.concat([data, Buffer.of(0, 0, 0xff, 0xff)]), { finishFlush: constants.Z_SYNC_FLUSH })
+  } catch {
+    return undefined
+  }
+}
+
+const strategies = [constants.Z_DEFAULT_STRATEGY, constants.Z_FIXED, constants.Z_HUFFMAN_ONLY, constants.Z_RLE]
+
+/** As clients compress: all levels, strategies and windows. */
+const deflated = fc.tuple(
+  fc.oneof(bytes, text.map((text) => Buffer.from(text)), fc.constantFrom(0, 1, 258, 300, 20_000).map(Buffer.alloc)),
+  fc.integer({ min: 0, max: 9 }),
+  fc.constantFrom(...strategies),
+  fc.integer({ min: 9, max: 15 })
+).map(([data, level, strategy, windowBits]) => {
+  const options = { finishFlush: constants.Z_SYNC_FLUSH, level, strategy, windowBits }
+  return { data: Buffer.from(data), packed: deflateRawSync(data, options).subarray(0, -4) }
+})
+
+const inflater = target(
+  "inflater",
+  5,
+  fc.oneof(
+    deflated,
+    fc.tuple(deflated, edits).map(([{ packed }, edits]) => ({ data: undefined, packed: editBytes(packed, edits) })),
+    fc.tuple(fc.constantFrom(0, 1, 2, 3, 4, 5, 6, 7), bytes).map(([first, rest]) => ({
+      data: undefined,
+      packed: Uint8Array.of(first, ...rest)
+    })),
+    bytes.map((packed) => ({ data: undefined, packed }))
+  ),
+  ({ data, packed }) => {
+    const copy = Buffer.from(packed)
+    const short = inflateShort(copy)
+    const found = inflate(copy)
+    if (Buffer.compare(copy, packed) !== 0) fail("the message was changed")
+    const wanted = unfold(packed)
+    // A message that is left to zlib is undefined, and one that zlib refuses is never something.
+    for (const one of [short, found]) {
+      if (one !== undefined && (wanted === undefined || Buffer.compare(one, wanted) !== 0)) {
+        fail(`${one.toString("hex")} instead of ${wanted?.toString("hex")}`)
+      }
+    }
+    if (data !== undefined && data.length <= 16_384 && found === undefined) fail("a short message is not read")
+    if (found !== undefined && found.length > 16_384) fail("it unfolds to too much")
+  }
+)
+
 // --- long polling -----------------------------------------------------------------------------------------------------
 
 const line = fc.oneof(json.map((value) => JSON.stringify([value])), bytes.filter(({ length }) => length > 0))
@@ -513,7 +569,7 @@ const lines = fc.array(line, { maxLength: 8 })
 
 const ndjson = target(
   "ndjson",
-  10,
+  5,
   fc.oneof(
     lines.map((valid) => ({ valid })),
     fc.tuple(lines, edits).map(([lines, edits]) => ({ data: editBytes(Buffer.from(encodeLines(lines)), edits) })),
@@ -541,7 +597,7 @@ const ndjson = target(
   }
 )
 
-/** The decoders; their shares are a hundred. */
+/** The decoders; their shares are a hundred, together with that of the checks of options. */
 export const decoders: ReadonlyArray<Target> = [
   frameTarget("V1", 5, Serializer.v1, encodeV1),
   frameTarget("V2 text", 10, Serializer.v2, (fields) => JSON.stringify(fields)),
@@ -550,5 +606,6 @@ export const decoders: ReadonlyArray<Target> = [
   ...tokenTargets,
   envelope,
   packets,
+  inflater,
   ndjson
 ]
